@@ -1,0 +1,52 @@
+# Needs make, a Python of at least 3.11 with its venv module, and on the first use a package index.
+# Variables may be given to make or stand in the environment: make run TICKS=ticks.parquet SPEED=10
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
+HASHED := --require-hashes --only-binary :all:
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
+	--generate-hashes --no-emit-index-url --no-header --no-annotate
+
+.DELETE_ON_ERROR:
+.PHONY: help run test requirements
+
+help: ## show this
+	@echo 'make run [TICKS=path] [DURATION=seconds] [SPEED=x] [RESUME=1] [MODEL=path]'
+	@sed -n 's/^\([a-z]*\):.*## /make \1: /p' $(firstword $(MAKEFILE_LIST))
+
+run: $(VENV)/run.stamp ## score ticks: simulated ones, or those of a file or folder, as fast as they come or at SPEED x real time
+	@exec $(BIN)/tickwatch run $${TICKS:+--ticks "$$TICKS"} $${DURATION:+--duration "$$DURATION"} \
+		$${SPEED:+--speed "$$SPEED"} $${MODEL:+--model "$$MODEL"} $(if $(filter-out 0,$(RESUME)),--resume)
+
+test: $(VENV)/test.stamp ## formatter, linter, type checker and all tests
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+requirements: $(VENV)/test.stamp ## write the requirement files again after a change in pyproject.toml; delete them first to upgrade
+	$(COMPILE) pyproject.toml --all-extras -o requirements-dev.txt
+	$(COMPILE) pyproject.toml --extra training -c requirements-dev.txt -o requirements-training.txt
+	$(COMPILE) pyproject.toml -c requirements-dev.txt -o requirements.txt
+	echo hatchling | $(COMPILE) - -c requirements-dev.txt -o requirements-build.txt
+
+$(VENV)/run.stamp: requirements.txt requirements-build.txt pyproject.toml | $(BIN)/python
+	@echo 'Installing tickwatch into $(VENV): about 150 MB, only now and when its requirements change'
+	$(PIP_INSTALL) $(HASHED) -r requirements.txt -r requirements-build.txt
+	$(PIP_INSTALL) --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/test.stamp: requirements-dev.txt $(VENV)/run.stamp
+	@echo 'Installing what training and the tests need into $(VENV): PyTorch with its GPU libraries is 5 GB'
+	$(PIP_INSTALL) $(HASHED) -r requirements-dev.txt
+	@touch $@
+
+$(BIN)/python:
+	@for python in $(PYTHON) python3.13 python3.12 python3.11 python3 python3.14; do \
+		$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
+		if $$python -c 'import ensurepip, venv' 2>/dev/null; then exec $$python -m venv --clear $(VENV); fi; \
+		bare=$$python; \
+	done; \
+	if [ "$$bare" ]; then echo "$$bare has no venv module: install it (Debian, Ubuntu: apt-get install python3-venv)"; \
+	else echo 'No Python of at least 3.11 found: install one, or name it: make run PYTHON=path'; fi >&2; exit 1

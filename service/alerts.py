@@ -1,0 +1,200 @@
+"""Alerts in words, as CloudEvents 1.0 (https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from datetime import datetime, timezone
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from service.features import FEATURES, F
+from service.judge import LATE, PHASES, SLOW
+from service.logs import Output
+from service.scorer import Scored
+from service.ticks import NUMBERS
+
+CONTRIBUTIONS = (*FEATURES, "pattern", "lateness")  # pattern: the slow averages of the reconstruction error
+MOST_REASONS = 3
+
+
+class Reason(msgspec.Struct, frozen=True):
+    """Why a tick stands out: the feature, its own -log10 tail probability, observed and expected value, and words."""
+
+    feature: str
+    score: float
+    observed: float
+    expected: float
+    text: str
+
+
+class Alert(msgspec.Struct, frozen=True):
+    """The `data` of an alert event. `ts` is in nanoseconds since 1970; `incident` is the id of the event that opened it."""
+
+    stream: str
+    ts: int
+    score: float
+    threshold: float
+    phase: str
+    incident: str
+    model: str
+    topic: str
+    partition: int
+    offset: int
+    tick: dict[str, float]
+    reasons: list[Reason]
+
+
+def contributions(tails: NDArray[np.float32]) -> NDArray[np.float32]:
+    """How improbable each feature alone is, -log10 tail probability float32 [N, len(CONTRIBUTIONS)], from `tails` [N, C]."""
+    return np.concatenate(
+        [
+            np.maximum(tails[:, :F], tails[:, F:SLOW]),
+            tails[:, SLOW:LATE].max(axis=1, keepdims=True),
+            tails[:, LATE:],
+        ],
+        axis=1,
+    )
+
+
+def duration(microseconds: float) -> str:
+    """A time span in the largest unit that keeps the number at 1 or more: '350 us', '1.2 s', '17.0 h'."""
+    for unit, size in (("h", 3.6e9), ("min", 6e7), ("s", 1e6), ("ms", 1e3)):
+        if microseconds >= size:
+            return f"{microseconds / size:.1f} {unit}"
+    return f"{microseconds:.0f} us"
+
+
+def _side(value: float, up: str, down: str) -> str:
+    return up if value >= 0 else down
+
+
+def _spread_words(observed: float, expected: float) -> str:
+    if observed < 0:
+        return f"quote crossed by {-observed:.1f} usual spreads"
+    return f"spread {observed:.1f}x its usual width"
+
+
+def _run_words(what: str) -> Callable[[float, float], str]:
+    def words(observed: float, expected: float) -> str:
+        if observed < expected:
+            return f"{what} moved after {observed:.0f} ticks, expected to stay for about {expected:.0f}"
+        return f"{what} unchanged for {observed:.0f} ticks, expected about {max(expected, 0):.0f}"
+
+    return words
+
+
+def _ratio_words(what: str) -> Callable[[float, float], str]:
+    return lambda o, e: f"{what} {o:.1f}x its usual level" if o >= 1 else f"{what} down to {o:.2g} of its usual level"
+
+
+# feature -> (from the feature's scale to natural units, words for an observed and an expected value in them)
+_WORDS: dict[str, tuple[Callable[[float], float], Callable[[float, float], str]]] = {
+    "return": (math.sinh, lambda o, e: f"price {_side(o, 'up', 'down')} {abs(o):.1f}x its usual move in one tick"),
+    "mid_return": (math.sinh, lambda o, e: f"quote {_side(o, 'up', 'down')} {abs(o):.1f}x its usual move in one tick"),
+    "momentum": (
+        lambda f: 4 * math.sinh(f),
+        lambda o, e: f"price {abs(o):.0f} usual moves {_side(o, 'above', 'below')} its recent mean",
+    ),
+    "volatility": (math.exp, _ratio_words("volatility")),
+    "gap": (math.expm1, lambda o, e: f"{duration(o)} since the last tick, expected about {duration(e)}"),
+    "rate": (math.exp, _ratio_words("tick rate")),
+    "size": (math.exp, lambda o, e: f"size {o:.6g}, expected about {e:.3g}"),
+    "size_run": (math.expm1, lambda o, e: f"{o + 1:.0f} trades of equal size in a row"),
+    "spread": (math.sinh, _spread_words),
+    "deviation": (
+        math.sinh,
+        lambda o, e: f"traded {abs(o):.1f} usual spreads {_side(o, 'above', 'below')} the mid",
+    ),
+    "drift": (
+        math.sinh,
+        lambda o, e: f"trades stay {abs(o):.1f} usual spreads {_side(o, 'above', 'below')} the mid",
+    ),
+    "price_run": (math.expm1, _run_words("price")),
+    "quote_run": (math.expm1, _run_words("quote")),
+    "alternation": (
+        lambda f: f,
+        lambda o, e: f"{o:.0%} of the price moves reverse the move before, expected about {e:.0%}",
+    ),
+}
+
+
+def reasons(scored: Scored, i: int) -> list[Reason]:
+    """The features that made tick `i` improbable, the strongest first, at most three."""
+    found = scored.features
+    tails = scored.verdicts.tails[i]
+    share = contributions(tails[None, :])[0]
+    strongest = float(share.max())
+    result = []
+    for c in np.argsort(-share, kind="stable")[:MOST_REASONS].tolist():
+        score = float(share[c])
+        if score < 2.0 or score < 0.5 * strongest:  # one tick in a hundred explains nothing
+            break
+        name = CONTRIBUTIONS[c]
+        if name == "lateness":
+            behind = math.expm1(float(found.lateness[i]))
+            result.append(Reason(name, score, behind, 0.0, f"{duration(behind)} older than a tick already seen"))
+        elif name == "pattern":
+            error = np.nan_to_num(np.abs(found.x[i] - scored.expected[i]))
+            most = FEATURES[int(error.argmax())]
+            text = f"the last ticks together do not look like this stream, most of all their {most}"
+            result.append(Reason(name, score, float((error**2).mean()), 0.0, text))
+        else:
+            natural, words = _WORDS[name]
+            predicted = tails[c] > tails[F + c]  # the network expected something else than the stream's mean
+            center = float(found.mean[i, c])
+            if predicted:
+                center += float(found.std[i, c]) * float(scored.expected[i, c])
+            observed, expected = natural(float(found.observed[i, c])), natural(min(center, 40.0))
+            result.append(Reason(name, score, observed, expected, words(observed, expected)))
+    return result
+
+
+def iso_time(ts: int) -> str:
+    """RFC 3339 time with nanoseconds of `ts` nanoseconds since 1970."""
+    seconds, nanoseconds = divmod(ts, 1_000_000_000)
+    return f"{datetime.fromtimestamp(seconds, timezone.utc):%Y-%m-%dT%H:%M:%S}.{nanoseconds:09d}Z"
+
+
+def alerts(scored: Scored, topic: str, model_id: str, threshold: float) -> list[Alert]:
+    """The alerts among the scored ticks, in order."""
+    ticks, verdicts = scored.ticks, scored.verdicts
+    result = []
+    for i in np.flatnonzero(verdicts.alert).tolist():
+        partition, offset = int(ticks.partition[i]), int(ticks.offset[i])
+        numbers = {name: float(getattr(ticks, name)[i]) for name in NUMBERS}
+        result.append(
+            Alert(
+                stream=ticks.stream[i],
+                ts=int(ticks.ts[i]),
+                score=float(verdicts.score[i]),
+                threshold=threshold,
+                phase=PHASES[verdicts.phase[i]],
+                incident=f"{topic}/{partition}/{int(verdicts.incident[i])}/{model_id}",
+                model=model_id,
+                topic=topic,
+                partition=partition,
+                offset=offset,
+                tick={k: v for k, v in numbers.items() if not math.isnan(v)},
+                reasons=reasons(scored, i),
+            )
+        )
+    return result
+
+
+def cloud_event(alert: Alert) -> Output:
+    """The alert as a CloudEvents 1.0 JSON record. Its id is the same on every replay."""
+    event: dict[str, Any] = {
+        "specversion": "1.0",
+        "id": f"{alert.topic}/{alert.partition}/{alert.offset}/{alert.model}",
+        "source": "tickwatch",
+        "type": f"tickwatch.alert.{alert.phase}",
+        "subject": alert.stream,
+        "time": iso_time(alert.ts),
+        "datacontenttype": "application/json",
+        "data": alert,
+    }
+    return Output(alert.partition, alert.stream.encode(), msgspec.json.encode(event))

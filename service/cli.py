@@ -1,0 +1,238 @@
+"""The command line: `tickwatch run | worker | replay | train | topics | plot`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from service import __version__, settings
+from service.errors import TickwatchError
+
+if TYPE_CHECKING:
+    from service.connection import KafkaSettings
+
+app = typer.Typer(
+    name="tickwatch",
+    help="Watches live financial ticks and says, within milliseconds, which of them are not normal, and why."
+    " Every option can also be given as an environment variable: --alert-budget as TICKWATCH_ALERT_BUDGET.",
+    no_args_is_help=True,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+)
+console = Console(stderr=False)
+errors = Console(stderr=True)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"tickwatch {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error.", envvar="TICKWATCH_DEBUG")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    if debug:
+        os.environ["TICKWATCH_DEBUG"] = "1"
+
+
+@app.command()
+def run(
+    ticks: settings.Ticks = None,
+    duration: settings.DurationSeconds = None,
+    speed: settings.Speed = None,
+    resume: settings.Resume = False,
+    model: settings.Model = "gru",
+    alert_budget: settings.AlertBudget = 20.0,
+    data_dir: settings.DataDir = Path("tickwatch-data"),
+    commit_interval_ms: settings.CommitIntervalMs = 100,
+    scores: settings.Scores = False,
+    host: settings.Host = "127.0.0.1",
+    port: settings.Port = None,
+    seed: settings.Seed = 1,
+) -> None:
+    """Watch a simulated market, or real ticks from files, on the embedded log. Needs nothing else."""
+    from service.run import Options, run  # noqa: PLC0415  (imports of numba and onnxruntime take a second: not for --help)
+
+    options = Options(
+        model, ticks, duration, speed, resume, data_dir, alert_budget, commit_interval_ms, scores, host, port, seed
+    )
+    run(options, console)
+
+
+@app.command()
+def replay(
+    files: Annotated[list[Path], typer.Argument(help="Parquet, CSV or JSON-lines files, or folders of them.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Parquet file to write.")],
+    model: settings.Model = "gru",
+    alert_budget: settings.AlertBudget = 20.0,
+    explain: Annotated[bool, typer.Option("--explain", help="Add each feature's contribution to the score.")] = False,
+) -> None:
+    """Score files of ticks offline, with the code that serves: one output row per input row, in input order."""
+    from service.autoencoder import find, load  # noqa: PLC0415
+    from service.files import count_ticks, tick_files  # noqa: PLC0415
+    from service.logs import DeadLetter  # noqa: PLC0415
+    from service.replay import replay as score_files  # noqa: PLC0415
+    from service.scorer import Scorer  # noqa: PLC0415
+
+    paths = [path for file in files for path in tick_files(file)]
+    scorer = Scorer(load(find(model)), alert_budget)
+    rejects = 0
+
+    def rejected(path: Path, letter: DeadLetter) -> None:
+        nonlocal rejects
+        rejects += 1
+        if rejects <= 5:
+            errors.print(f"{path}, row {letter.offset}: {letter.reason}", markup=False, highlight=False, soft_wrap=True)
+
+    began = time.monotonic()
+    with _progress() as bar:
+        task = bar.add_task("scoring", total=count_ticks(paths))
+        rows, alerts = score_files(
+            paths, scorer, output, explain=explain, progress=lambda n: bar.advance(task, n), rejected=rejected
+        )
+    seconds = time.monotonic() - began
+    typer.echo(
+        f"wrote {output}: rows={rows} alerts={alerts} rejected={rejects} model={scorer.model.id} seconds={seconds:.1f}"
+    )
+
+
+@app.command()
+def train(
+    data: Annotated[Path, typer.Option("--data", help="Tick file, or folder of them, to learn from.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .onnx file to write.")],
+    cell: Annotated[str, typer.Option("--cell", help="Recurrent cell: lstm, gru or rnn.")] = "gru",
+    hidden: Annotated[int, typer.Option("--hidden", help="Hidden size of encoder and decoder.", min=1, max=512)] = 32,
+    bottleneck: Annotated[
+        int, typer.Option("--bottleneck", help="Numbers that a tick is squeezed into.", min=1, max=64)
+    ] = 4,
+    epochs: Annotated[int, typer.Option("--epochs", help="Passes over the history at most.", min=1)] = 20,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on after the last finished epoch of this run's folder.")
+    ] = False,
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--folder", help="Results of the run: settings, curves, checkpoint. [default: runs/OUTPUT's name]"
+        ),
+    ] = None,
+    seed: settings.Seed = 1,
+) -> None:
+    """Train an autoencoder on history and export it with its calibration (needs the extra `training`)."""
+    try:
+        from training.fit import Settings  # noqa: PLC0415
+        from training.train import train as learn  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise TickwatchError(f"training needs {error.name}: pip install 'tickwatch[training]'") from error
+    if cell not in ("rnn", "lstm", "gru"):
+        raise TickwatchError(f"--cell {cell}: give lstm, gru or rnn")
+    wanted = Settings(cell=cell, hidden=hidden, bottleneck=bottleneck, epochs=epochs, seed=seed)  # type: ignore[arg-type]
+    done = learn(data, output, wanted, folder or Path("runs") / output.stem, resume, errors)
+    typer.echo(
+        f"wrote {output}: ticks={done.ticks} epochs={done.epochs} validation={done.validation:.4f} seconds={done.seconds:.0f}"
+    )
+
+
+@app.command()
+@settings.spread
+def worker(
+    kafka: settings.Kafka,
+    model: settings.Model = "gru",
+    alert_budget: settings.AlertBudget = 20.0,
+    commit_interval_ms: settings.CommitIntervalMs = 100,
+    scores: settings.Scores = False,
+    host: settings.Host = "127.0.0.1",
+    port: settings.Port = None,
+) -> None:
+    """Score ticks from a Kafka topic, exactly once: alerts, state and offsets in one transaction."""
+    from service.consume import Options, consume  # noqa: PLC0415
+
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+    logging.getLogger("tickwatch").setLevel(logging.INFO)
+    consume(Options(model, alert_budget, commit_interval_ms, scores, host, port), _reach(kafka))
+
+
+topics = typer.Typer(help="The Kafka topics that a worker needs.", no_args_is_help=True)
+app.add_typer(topics, name="topics")
+
+
+@topics.callback()
+def _topics() -> None:
+    pass  # keeps `create` a command of its own
+
+
+@topics.command()
+@settings.spread
+def create(kafka: settings.Kafka, partitions: settings.Partitions = 8, replication: settings.Replication = 3) -> None:
+    """Create the topics that are missing, with the right settings, and check all of them."""
+    from service.topics import create_topics  # noqa: PLC0415
+
+    made = create_topics(_reach(kafka), partitions, replication)
+    typer.echo(f"created: {', '.join(made) or 'nothing, all topics are there'}")
+
+
+def _reach(kafka: settings.Kafka) -> KafkaSettings:
+    from service.connection import KafkaSettings, host_name  # noqa: PLC0415
+
+    password = os.environ.get("TICKWATCH_PASSWORD", "")
+    if kafka.password_file is not None:
+        try:
+            password = kafka.password_file.read_text().strip()
+        except OSError as error:
+            raise TickwatchError(f"--password-file {kafka.password_file}: cannot be read ({error.strerror})") from error
+    return KafkaSettings(
+        bootstrap_servers=kafka.bootstrap_servers,
+        group=kafka.group,
+        ticks=kafka.ticks_topic,
+        alerts=kafka.alerts_topic,
+        scores=kafka.scores_topic,
+        dead_letters=kafka.dead_letters_topic,
+        changelog=kafka.changelog_topic,
+        instance=kafka.instance or host_name(),
+        security_protocol=kafka.security_protocol,
+        ca_file=kafka.ca_file,
+        cert_file=kafka.cert_file,
+        key_file=kafka.key_file,
+        sasl_mechanism=kafka.sasl_mechanism,
+        username=kafka.username,
+        password=password,
+    )
+
+
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=errors, disable=not errors.is_terminal)
+
+
+def main() -> None:
+    """The console script: errors are one line and an exit code, tracebacks only with --debug."""
+    try:
+        app()
+    except TickwatchError as error:
+        if os.environ.get("TICKWATCH_DEBUG"):
+            raise
+        errors.print(f"tickwatch: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        if os.environ.get("TICKWATCH_DEBUG"):
+            raise
+        what = f"{type(error).__name__}: {error}"
+        errors.print(f"tickwatch: unexpected {what} (--debug shows where)", style="red", markup=False, soft_wrap=True)
+        sys.exit(1)

@@ -1,0 +1,242 @@
+"""Causal, scale-free features of a tick and its stream's past: one compiled recursion, O(1) per tick.
+
+Prices enter only through differences over their own volatility, so zero and negative prices are ordinary, and a stream
+in cents looks like a stream in thousands. Every average is exponentially weighted (EW) and every update is clipped, so
+one wild print never becomes the reference against which the next ticks are measured (Huber 1964 in recursive form).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from service.ticks import Ticks
+
+FEATURE_SET = "tick-14"  # changes whenever a feature or the memory below changes meaning
+FEATURES = (
+    "return",  # asinh of the price change over its EW volatility
+    "mid_return",  # the same for the middle of the quote
+    "momentum",  # price against its EW mean of ~32 ticks, over the volatility of such a distance
+    "volatility",  # log ratio of fast to slow EW volatility
+    "gap",  # log microseconds since the stream's last tick
+    "rate",  # log ratio of slow to fast EW inter-arrival: positive when ticks come faster than usual
+    "size",  # log size of a trade
+    "size_run",  # log run length of trades of equal size
+    "spread",  # asinh of the spread over its EW mean; negative when crossed
+    "deviation",  # asinh of a trade's distance from the mid, in usual spreads
+    "drift",  # EW mean of that distance over ~16 trades
+    "price_run",  # log run length of unchanged price
+    "quote_run",  # log run length of unchanged bid and ask
+    "alternation",  # EW share of price moves that reverse the move before
+)
+F = len(FEATURES)
+RETURN, MID_RETURN, MOMENTUM, VOLATILITY, GAP, RATE, SIZE, SIZE_RUN = range(8)
+SPREAD, DEVIATION, DRIFT, PRICE_RUN, QUOTE_RUN, ALTERNATION = range(8, F)
+
+CLIP = 5.0  # standard deviations that the autoencoder may see
+MEMORY = np.dtype(
+    [
+        ("seen", "i8"),  # ticks folded into this row
+        ("ts", "i8"),
+        ("price", "f8"),
+        ("mean_price", "f8"),
+        ("bid", "f8"),
+        ("ask", "f8"),
+        ("size", "f8"),
+        ("move", "f4"),  # EW mean of the price changes that are not zero
+        ("mid_move", "f4"),
+        ("variance", "f4"),  # EW variance of price changes, slow
+        ("fast_variance", "f4"),
+        ("mid_variance", "f4"),
+        ("spread", "f4"),  # EW mean of the absolute spread
+        ("drift", "f4"),
+        ("gap", "f4"),  # EW mean inter-arrival in microseconds, slow
+        ("fast_gap", "f4"),
+        ("alternation", "f4"),
+        ("sign", "f4"),  # of the last price move
+        ("price_run", "f4"),
+        ("quote_run", "f4"),
+        ("size_run", "f4"),
+        ("mean", "f4", (F,)),  # EW mean and variance of each feature, for its standardisation
+        ("var", "f4", (F,)),
+    ],
+    align=True,
+)
+
+
+@dataclass(frozen=True)
+class Prior:
+    """What a feature's mean and standard deviation are taken to be before a stream has shown its own; float32 [F]."""
+
+    mean: NDArray[np.float32]
+    std: NDArray[np.float32]
+
+
+NO_PRIOR = Prior(np.zeros(F, np.float32), np.ones(F, np.float32))
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of N ticks.
+
+    `z` float32 [N, F] in standard deviations of the stream so far, NaN where the feed has no such thing; `observed`, `mean`
+    and `std` float32 [N, F] are the feature itself and what it was standardised by. `lateness` float32 [N] is log
+    microseconds behind the stream's newest tick, 0 for a tick in order. A late tick has no features and moves no memory.
+    """
+
+    z: NDArray[np.float32]
+    observed: NDArray[np.float32]
+    mean: NDArray[np.float32]
+    std: NDArray[np.float32]
+    lateness: NDArray[np.float32]
+
+    @property
+    def x(self) -> NDArray[np.float32]:
+        """What the autoencoder sees, float32 [N, F]: clipped, and 0 where a feature is missing."""
+        return np.clip(np.nan_to_num(self.z, nan=0.0), -CLIP, CLIP).astype(np.float32)
+
+
+@numba.njit(cache=True, inline="always")
+def _change(new: float, old: float) -> float:
+    """The difference, 0 where it is only the rounding of decimal fractions."""
+    change = new - old
+    return 0.0 if abs(change) <= 1e-12 * (abs(new) + abs(old)) else change
+
+
+@numba.njit(cache=True, inline="always")
+def _in_volatilities(change: float, variance: float, move: float, rate: float) -> tuple[float, float, float, float]:
+    """(asinh(change / volatility), volatility, new variance, new mean non-zero move), all updates clipped."""
+    scale = max(math.sqrt(variance), move)  # where most changes are 0, one ordinary move is not an event
+    size = abs(change)
+    if scale == 0.0:
+        scored = 0.0 if size == 0.0 else math.copysign(1.0, change)
+        return scored, size, rate * size * size, size
+    capped = min(size, 6.0 * scale)
+    if size > 0.0:
+        move += max(rate, 0.01) * (min(size, 6.0 * scale) - move)
+    return math.asinh(change / scale), scale, variance + rate * (capped * capped - variance), move
+
+
+@numba.njit(cache=True)
+def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recursion, read top to bottom)
+    rows, ts, price, size, bid, ask, memory, prior_mean, prior_std, z, observed, mean, std, lateness
+):
+    f = np.empty(F)
+    for i in range(rows.shape[0]):
+        m = memory[rows[i]]
+        first = m.seen == 0
+        elapsed = 0.0 if first else (ts[i] - m.ts) / 1e3  # microseconds
+        if elapsed < 0.0:
+            lateness[i] = math.log1p(-elapsed)
+            z[i] = np.nan
+            observed[i] = np.nan
+            mean[i] = np.nan
+            std[i] = np.nan
+            continue
+        lateness[i] = 0.0
+        quoted = not (math.isnan(bid[i]) or math.isnan(ask[i]))
+        traded = size[i] > 0.0
+        young = 1.0 / (m.seen + 1.0)  # averages start as plain means
+        f[:] = np.nan
+
+        if first:
+            m.mean_price = price[i]
+            for j in range(F):
+                m.mean[j] = prior_mean[j]
+                m.var[j] = prior_std[j] * prior_std[j]
+        else:
+            change = _change(price[i], m.price)
+            f[RETURN], scale, m.variance, m.move = _in_volatilities(change, m.variance, m.move, max(young, 1 / 500))
+            capped = min(abs(change), 6.0 * scale)
+            m.fast_variance += max(young, 1 / 32) * (capped * capped - m.fast_variance)
+            floor = 0.05 * m.move * m.move + 1e-30
+            f[VOLATILITY] = 0.5 * math.log((m.fast_variance + floor) / (m.variance + floor))
+            # an EW mean with rate a of a random walk lags by about sqrt(1 / 2a) steps
+            f[MOMENTUM] = math.asinh((price[i] - m.mean_price) / (4.0 * scale)) if scale > 0.0 else 0.0
+            away = price[i] - m.mean_price
+            m.mean_price += math.copysign(min(abs(away), 24.0 * scale), away) / 32.0
+            m.price_run = m.price_run + 1.0 if change == 0.0 else 0.0
+            f[PRICE_RUN] = math.log1p(m.price_run)
+            if change != 0.0:
+                sign = math.copysign(1.0, change)
+                if m.sign != 0.0:
+                    m.alternation += ((1.0 if sign != m.sign else 0.0) - m.alternation) / 16.0
+                m.sign = sign
+            f[ALTERNATION] = m.alternation
+
+            f[GAP] = math.log1p(elapsed)
+            m.gap += max(young, 1 / 500) * (min(elapsed, 20.0 * m.gap + 1.0 if m.seen > 8 else elapsed) - m.gap)
+            m.fast_gap += max(young, 1 / 20) * (min(elapsed, 20.0 * m.gap + 1.0) - m.fast_gap)
+            f[RATE] = math.log((m.gap + 1.0) / (m.fast_gap + 1.0))
+
+        if traded:
+            f[SIZE] = math.log(size[i])
+            m.size_run = m.size_run + 1.0 if size[i] == m.size else 0.0
+            f[SIZE_RUN] = math.log1p(m.size_run)
+            m.size = size[i]
+
+        if quoted:
+            middle = 0.5 * (bid[i] + ask[i])
+            width = ask[i] - bid[i]
+            if m.spread == 0.0:
+                m.spread = abs(width)
+            usual = max(m.spread, 0.2 * m.mid_move)  # a feed may quote no spread at all for hours
+            if usual > 0.0:
+                f[SPREAD] = math.asinh(width / usual)
+                if traded:
+                    away = (price[i] - middle) / usual
+                    f[DEVIATION] = math.asinh(away)
+                    m.drift += (max(-8.0, min(8.0, away)) - m.drift) / 16.0
+                    f[DRIFT] = math.asinh(m.drift)
+            m.spread += max(young, 1 / 500) * (min(abs(width), 4.0 * usual) - m.spread)
+            if not first and not math.isnan(m.bid):
+                change = _change(middle, 0.5 * (m.bid + m.ask))
+                f[MID_RETURN], _, m.mid_variance, m.mid_move = _in_volatilities(
+                    change, m.mid_variance, m.mid_move, max(young, 1 / 500)
+                )
+                m.quote_run = m.quote_run + 1.0 if bid[i] == m.bid and ask[i] == m.ask else 0.0
+                f[QUOTE_RUN] = math.log1p(m.quote_run)
+            m.bid = bid[i]
+            m.ask = ask[i]
+        elif first:
+            m.bid = np.nan
+            m.ask = np.nan
+
+        rate = max(1.0 / (m.seen + 64.0), 1 / 2000)
+        for j in range(F):
+            observed[i, j] = f[j]
+            mean[i, j] = m.mean[j]
+            deviation = max(math.sqrt(m.var[j]), 0.3 * prior_std[j])
+            std[i, j] = deviation
+            score = (f[j] - m.mean[j]) / deviation
+            z[i, j] = score
+            if not math.isnan(score):
+                step = max(-6.0, min(6.0, score)) * deviation
+                m.mean[j] += rate * step
+                m.var[j] += rate * (step * step - m.var[j])
+        m.price = price[i]
+        m.ts = ts[i]
+        m.seen += 1
+
+
+def features(ticks: Ticks, rows: NDArray[np.int64], memory: NDArray[np.void], prior: Prior) -> Features:
+    """Features of `ticks`, whose streams' memory stands at `rows` int64 [N] of `memory` (MEMORY [R], changed in place)."""
+    shape = (len(ticks), F)
+    z, observed, mean, std = (np.empty(shape, np.float32) for _ in range(4))
+    lateness = np.empty(len(ticks), np.float32)
+    _kernel(
+        rows, ticks.ts, ticks.price, ticks.size, ticks.bid, ticks.ask, memory, prior.mean, prior.std,
+        z, observed, mean, std, lateness,
+    )  # fmt: skip
+    return Features(z, observed, mean, std, lateness)
+
+
+def offline(ticks: Ticks, prior: Prior = NO_PRIOR) -> NDArray[np.float32]:
+    """The autoencoder's input float32 [N', F] for all ticks of one stream from its first on, late ones left out."""
+    found = features(ticks, np.zeros(len(ticks), np.int64), np.zeros(1, MEMORY), prior)
+    x: NDArray[np.float32] = found.x[found.lateness == 0.0]
+    return x

@@ -1,0 +1,221 @@
+"""Turns reconstruction errors and features into one calibrated score per tick and a decision: one compiled recursion.
+
+Every channel (a feature's reconstruction error, the feature's own size, slow averages of the error, lateness) has a tail
+model: a threshold u that tracks the channel's 98 % quantile and a mean excess over it, the peaks-over-threshold method
+with a generalised Pareto tail (Siffer et al. 2017, "Anomaly Detection in Streams with Extreme Value Theory"). Shapes come
+from training, u and the excess start there and go on adapting to each stream. The largest channel is the tick's
+evidence; the evidence has such a tail model of its own, so that the score is -log10 of a tail probability of *this* stream.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import msgspec
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from service.features import FEATURES, F, Features
+
+SPEEDS = (1 / 8, 1 / 32, 1 / 128)  # of the slow averages of the squared error
+SLOW = 2 * F  # first slow channel; before it F errors and F feature sizes
+LATE = SLOW + len(SPEEDS)
+C = LATE + 1
+CHANNELS = (
+    *(f"{name}_error" for name in FEATURES),
+    *FEATURES,
+    *(f"error_{round(1 / a)}" for a in SPEEDS),
+    "lateness",
+)
+
+TAIL = 0.02  # share of a channel's values that is modelled as its tail
+EVIDENCE_TAIL = 0.01
+FIRST = 64  # ticks of a new stream that teach the judge nothing
+WARM_UP = 256  # ticks over which a new stream's score grows to full strength
+QUIET = 64  # ticks without a crossing that close an incident
+MAX_SCORE = 15.0
+
+NONE, OPENED, UPDATED = 0, 1, 2
+PHASES = ("none", "opened", "updated")
+
+MEMORY = np.dtype(
+    [
+        ("level", "f4", (C + 1,)),  # u of every channel, and of the evidence
+        ("excess", "f4", (C + 1,)),  # mean excess over u
+        ("slow", "f4", (len(SPEEDS),)),
+        ("peak", "f4"),  # highest score of the open incident
+        ("seen", "i8"),
+        ("incident", "i8"),  # offset of the tick that opened the incident, -1 when none is open
+        ("crossings", "i4"),
+        ("quiet", "i4"),
+    ],
+    align=True,
+)
+
+
+class Calibration(msgspec.Struct, frozen=True):
+    """Where each tail model starts: level, mean excess and shape of every channel and, last, of the evidence [C + 1]."""
+
+    channels: list[str]
+    level: list[float]
+    excess: list[float]
+    shape: list[float]
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """What the judge says of N ticks.
+
+    `score` float64 [N] is -log10 of the tail probability. `phase` uint8 [N] is OPENED where the score crossed the threshold
+    and no incident was open, UPDATED where an open incident got ten times less probable or its crossings doubled, else NONE;
+    `alert` bool [N] is true for both. `incident` int64 [N] is the offset that opened the incident the tick belongs to, or
+    -1. `tails` float32 [N, C] is each channel's own -log10 tail probability, 0 where it has nothing to say.
+    """
+
+    score: NDArray[np.float64]
+    alert: NDArray[np.bool_]
+    phase: NDArray[np.uint8]
+    incident: NDArray[np.int64]
+    tails: NDArray[np.float32]
+
+
+@numba.njit(cache=True, inline="always")
+def _surprise(value: float, level: float, excess: float, shape: float, tail: float) -> float:
+    """-log10 of the probability to exceed `value`: linear in it up to the level, generalised Pareto beyond."""
+    at_level = -math.log10(tail)
+    if value <= level:
+        return at_level * max(value, 0.0) / level
+    beyond = (value - level) / (excess * (1.0 - shape))  # a generalised Pareto tail has scale = mean * (1 - shape)
+    more = beyond if shape < 1e-6 else math.log1p(shape * beyond) / shape
+    return min(at_level + more / math.log(10.0), MAX_SCORE)
+
+
+@numba.njit(cache=True, inline="always")
+def _adapt(memory, c, value, tail, rate, floor):  # type: ignore[no-untyped-def]
+    """Move one channel's level towards its 1 - tail quantile (Robbins & Monro 1951) and its mean excess towards the truth."""
+    over = value > memory.level[c]
+    excess = memory.excess[c]
+    if over:
+        beyond = min(value - memory.level[c], 6.0 * excess)
+        memory.excess[c] = max(excess + min(20.0 * rate, 0.05) * (beyond - excess), 0.6 * floor)
+    step = rate * excess / tail * ((1.0 if over else 0.0) - tail)
+    memory.level[c] = max(memory.level[c] + step, 0.6 * floor)
+
+
+@numba.njit(cache=True)
+def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recursion, read top to bottom)
+    rows, offset, z, x, expected, lateness, memory, level, excess, shape, threshold,
+    score, alert, phase, incident, tails, values,
+):  # fmt: skip
+    value = np.empty(C)
+    for i in range(rows.shape[0]):
+        m = memory[rows[i]]
+        if m.seen == 0:
+            for c in range(C + 1):
+                m.level[c] = level[c]
+                m.excess[c] = excess[c]
+            for k in range(len(SPEEDS)):
+                m.slow[k] = 0.5
+            m.incident = -1
+
+        late = lateness[i] > 0.0
+        value[:] = np.nan
+        value[LATE] = lateness[i]
+        if not late:
+            total = 0.0
+            present = 0
+            for j in range(F):
+                if not math.isnan(z[i, j]):
+                    error = abs(x[i, j] - expected[i, j])
+                    value[j] = error
+                    value[F + j] = abs(z[i, j])
+                    total += min(error * error, 9.0)
+                    present += 1
+            for k in range(len(SPEEDS)):
+                m.slow[k] += SPEEDS[k] * (total / max(present, 1) - m.slow[k])
+                value[SLOW + k] = m.slow[k]
+
+        rate = max(1.0 / (m.seen + 400.0), 1 / 4000)
+        if m.seen < FIRST:
+            rate = 0.0  # features are still finding their means
+        elif m.incident >= 0:
+            rate *= 0.1  # an anomaly must not teach the judge that it is normal
+        evidence = 0.0
+        for c in range(C):
+            if values.shape[0] > 0:
+                values[i, c] = value[c]
+            if math.isnan(value[c]):
+                tails[i, c] = 0.0
+                continue
+            surprise = _surprise(value[c], m.level[c], m.excess[c], shape[c], TAIL)
+            tails[i, c] = surprise
+            evidence = max(evidence, surprise)
+            _adapt(m, c, value[c], TAIL, rate, excess[c])
+        final = _surprise(evidence, m.level[C], m.excess[C], shape[C], EVIDENCE_TAIL)
+        _adapt(m, C, evidence, EVIDENCE_TAIL, rate, excess[C])
+        m.seen += 1
+        final *= min(1.0, m.seen / WARM_UP)
+        score[i] = final
+
+        crossed = final >= threshold
+        phase[i] = NONE
+        if crossed and m.incident < 0:
+            phase[i] = OPENED
+            m.incident = offset[i]
+            m.crossings = 1
+            m.peak = final
+            m.quiet = 0
+        elif crossed:
+            m.crossings += 1
+            m.quiet = 0
+            if final >= m.peak + 1.0 or m.crossings & (m.crossings - 1) == 0:
+                phase[i] = UPDATED
+            m.peak = max(m.peak, final)
+        elif m.incident >= 0:
+            m.quiet += 1
+            if m.quiet >= QUIET:
+                m.incident = -1
+        alert[i] = phase[i] != NONE
+        incident[i] = m.incident
+
+
+class Judge:
+    """A calibration and a threshold, ready to judge."""
+
+    def __init__(self, calibration: Calibration, threshold: float) -> None:
+        self.threshold = threshold
+        self._level = np.array(calibration.level)
+        self._excess = np.array(calibration.excess)
+        self._shape = np.array(calibration.shape)
+
+    def judge(
+        self,
+        offset: NDArray[np.int64],
+        rows: NDArray[np.int64],
+        found: Features,
+        x: NDArray[np.float32],
+        expected: NDArray[np.float32],
+        memory: NDArray[np.void],
+        values: NDArray[np.float32] | None = None,
+    ) -> Verdicts:
+        """Judge N ticks in order; `memory` (MEMORY [R]) at `rows` is changed in place.
+
+        `x` and `expected` float32 [N, F] are the autoencoder's input and reconstruction. `values` float32 [N, C], if given,
+        receives each channel's raw value, NaN where it has none (calibration wants them).
+        """
+        n = len(rows)
+        verdicts = Verdicts(
+            np.empty(n),
+            np.empty(n, np.bool_),
+            np.empty(n, np.uint8),
+            np.empty(n, np.int64),
+            np.empty((n, C), np.float32),
+        )
+        _kernel(
+            rows, offset, found.z, x, expected, found.lateness, memory, self._level, self._excess, self._shape,
+            self.threshold, verdicts.score, verdicts.alert, verdicts.phase, verdicts.incident, verdicts.tails,
+            np.empty((0, C), np.float32) if values is None else values,
+        )  # fmt: skip
+        return verdicts

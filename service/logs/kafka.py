@@ -1,0 +1,334 @@
+"""The Kafka log: one transaction per checkpoint, state in a compacted changelog, partitions shared by a consumer group.
+
+What keeps it exact, against kafka-python 3.0.12 (file names below are its own):
+- A commit sends outputs, changelog and input offsets in one transaction, under this member's identity in the group, so that
+  the broker refuses it from a member that was replaced or left behind (KIP-447).
+- `commit_transaction` may succeed although a record expired (producer/sender.py), so every send is checked before.
+- Waits without a timeout stand under a watchdog. After any error the producer is dropped and all state restored.
+- Listeners run on the consumer's IO thread while the worker's thread waits in `poll` (net/selector.py): they only take notes,
+  and commit through the producer, which has a thread of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import partial
+from itertools import chain
+
+import numpy as np
+from kafka import KafkaAdminClient, KafkaProducer, TopicPartition, errors
+from kafka.consumer.fetcher import ConsumerRecord
+from kafka.producer.future import FutureRecordMetadata
+from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
+from numpy.typing import NDArray
+
+from service.connection import KafkaSettings, Unreachable, connect
+from service.errors import TickwatchError
+from service.logs import Checkpoint, DeadLetter, LogReset, PartitionState, Poll, Records
+from service.logs.changelog import RECORD_BYTES, Changelog
+from service.logs.membership import Membership
+from service.logs.restore import Restore, Restored
+from service.logs.watchdog import Watchdog, end_process
+
+LOG = logging.getLogger("tickwatch")
+FLUSH_S = 30
+HANG_S = 120
+LETTER_BYTES = 512 * 1024  # a dead letter's value is cut here, or its topic might refuse it for ever
+FAILURES = 10  # commits in a row; what fails so often will not pass by itself
+BACKOFF_S = (0.5, 15.0)
+
+PRODUCER = {
+    "linger_ms": 5,
+    "batch_size": 262_144,
+    "max_request_size": RECORD_BYTES,
+    "max_block_ms": 15_000,
+    "retry_backoff_ms": 10,  # with the default of 100 every transaction sleeps 100 ms
+    "transaction_timeout_ms": 10_000,
+    "delivery_timeout_ms": 120_000,
+}
+
+Rows = Callable[[int, list[str]], NDArray[np.uint8]]
+
+
+class KafkaLog:
+    """A log in Kafka. `layout` names the meaning of a state row of `row_bytes` bytes; state of another layout is refused.
+
+    `rows(partition, streams)` gives the present state rows, uint8 [n, row_bytes], of any streams of a partition; the log asks
+    for them inside `commit` when it rolls its snapshot, which spares it a second copy of all state. `poll` calls
+    `before_revoke` on another thread, while it blocks. `connect_attempts` counts attempts since the last success.
+    """
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        row_bytes: int,
+        layout: str,
+        rows: Rows,
+        *,
+        max_records: int = 5000,
+        on_hang: Callable[[str], None] = end_process,
+    ) -> None:
+        self.name = settings.ticks
+        self.connect_attempts = 0
+        self._settings = settings
+        self._row_bytes = row_bytes
+        self._layout = layout
+        self._rows = rows
+        self._max_records = max_records
+        self._watchdog = Watchdog(f"a transaction at {settings.bootstrap_servers}", HANG_S, on_hang)
+        self._member: Membership | None = None
+        self._producer: KafkaProducer | None = None
+        self._restore: Restore | None = None
+        self._changelogs: dict[int, Changelog] = {}
+        self._next: dict[int, int] = {}
+        self._failures = 0
+        self._try_at = 0.0
+
+    @property
+    def connected(self) -> bool:
+        """Whether the log has its connections; False while it tries to get them."""
+        return self._producer is not None
+
+    # -- polling ------------------------------------------------------------------------------------------------------
+
+    def poll(self, timeout_ms: int, before_revoke: Callable[[], None]) -> Poll:
+        """See Log.poll. Raises TickwatchError when a person has to act."""
+        member = self._open(timeout_ms)
+        if member is None:
+            return Poll(_records([]))
+        member.before_revoke = before_revoke
+        try:
+            # with partitions to restore there is something else to do meanwhile
+            found = member.poll(0 if member.waiting else timeout_ms, self._max_records)
+        except errors.KafkaError as error:
+            if error.__cause__ is not None and not isinstance(error.__cause__, errors.KafkaError):
+                raise error.__cause__ from None  # from before_revoke, wrapped by kafka-python
+            if isinstance(error, errors.RetriableError):
+                return Poll(_records([]))
+            raise self._explained(error) from error
+        if member.take_lapse():
+            self._reset("the group had dropped this member")
+            raise LogReset
+        ready = self._restored(member)
+        lost, member.lost = member.lost, []
+        for partition in lost:
+            self._changelogs.pop(partition, None)
+            self._next.pop(partition, None)
+        for restored in ready:
+            partition = restored.state.partition
+            self._changelogs[partition] = restored.changelog
+            self._next[partition] = restored.offset
+            member.activate(TopicPartition(self.name, partition), restored.offset)
+        for tp, records in found.items():
+            self._next[tp.partition] = records[-1].offset + 1
+        return Poll(_records(chain.from_iterable(found.values())), [r.state for r in ready], lost)
+
+    def _restored(self, member: Membership) -> list[Restored]:
+        try:
+            if not member.waiting:
+                if self._restore is not None:
+                    self._restore.close()
+                    self._restore = None
+                return []
+            if self._restore is None:
+                new = partial(Changelog, self._layout, self._row_bytes)
+                make = partial(Restore, self._settings, member.consumer, self._row_bytes, new)
+                self._restore = connect(self._settings, make)
+            return self._restore.step(member.waiting)
+        except (Unreachable, errors.RetriableError) as error:
+            LOG.warning("restoring state waits: %s", error)
+            return []
+        except errors.KafkaError as error:
+            raise self._explained(error) from error
+
+    # -- committing ---------------------------------------------------------------------------------------------------
+
+    def commit(self, checkpoint: Checkpoint) -> None:
+        """See Log.commit. What belongs to partitions that are no longer owned is left out."""
+        member = self._member
+        identity = None if member is None else member.identity()
+        if member is None or identity is None or self._producer is None:
+            self._reset("this worker is not in the group at the moment")
+            raise LogReset
+        offsets = {p: offset for p, offset in checkpoint.offsets.items() if p in member.active}
+        if not offsets:
+            return
+        try:
+            with self._watchdog:
+                self._transact(self._producer, checkpoint, offsets, identity)
+        except errors.KafkaError as error:
+            self._failures += 1
+            self._reset(str(error))
+            if self._failures >= FAILURES or _find(error, errors.AuthorizationError):
+                raise self._explained(error) from error
+            raise LogReset from error
+        self._failures = 0
+
+    def _transact(
+        self, producer: KafkaProducer, checkpoint: Checkpoint, offsets: dict[int, int], identity: ConsumerGroupMetadata
+    ) -> None:
+        topics = self._settings
+        producer.begin_transaction()
+        sent = [
+            producer.send(topic, out.value, out.key or None)
+            for topic, outputs in ((topics.alerts, checkpoint.alerts), (topics.scores, checkpoint.scores))
+            for out in outputs
+            if out.partition in offsets
+        ]
+        sent += [self._bury(producer, letter) for letter in checkpoint.dead_letters if letter.partition in offsets]
+        states = {state.partition: state for state in checkpoint.states}
+        for partition, offset in offsets.items():
+            state = states.get(partition) or PartitionState(partition, [], np.zeros((0, self._row_bytes), np.uint8))
+            current = partial(self._rows, partition)
+            for key, value in self._changelogs[partition].write(offset, state.streams, state.rows, current):
+                sent.append(producer.send(topics.changelog, value, key, partition=partition))
+        producer.flush(FLUSH_S)
+        for future in sent:
+            future.get(0)
+        next_offsets = {
+            TopicPartition(self.name, p): OffsetAndMetadata(offset, "", -1) for p, offset in offsets.items()
+        }
+        producer.send_offsets_to_transaction(next_offsets, identity)
+        producer.commit_transaction()
+
+    def _bury(self, producer: KafkaProducer, letter: DeadLetter) -> FutureRecordMetadata:
+        value = letter.value or b""
+        headers = [
+            ("reason", letter.reason.encode()),
+            ("topic", self.name.encode()),
+            ("partition", str(letter.partition).encode()),
+            ("offset", str(letter.offset).encode()),
+        ]
+        if len(value) > LETTER_BYTES:
+            headers.append(("cut-from-bytes", str(len(value)).encode()))
+        return producer.send(self._settings.dead_letters, value[:LETTER_BYTES], letter.key, headers)
+
+    def lag(self) -> dict[int, int]:
+        """See Log.lag."""
+        if self._member is None:
+            return {}
+        ends = {p: self._member.consumer.highwater(TopicPartition(self.name, p)) for p in self._member.active}
+        return {p: max(0, end - self._next[p]) for p, end in ends.items() if end is not None}
+
+    # -- connections --------------------------------------------------------------------------------------------------
+
+    def _open(self, timeout_ms: int) -> Membership | None:
+        """The membership, with a producer beside it. Makes one attempt at both if it is time for one, else waits a little."""
+        if self._member is not None and self._producer is not None:
+            return self._member
+        wait_s = self._try_at - time.monotonic()
+        if wait_s > 0:
+            time.sleep(min(wait_s, timeout_ms / 1000))
+            return None
+        self.connect_attempts += 1
+        try:
+            member = self._connect()
+        except (Unreachable, errors.RetriableError) as error:
+            first_s, most_s = BACKOFF_S
+            wait_s = min(most_s, first_s * 2 ** (self.connect_attempts - 1)) * random.uniform(0.5, 1)
+            self._try_at = time.monotonic() + wait_s
+            LOG.warning("%s Attempt %d failed, next in %.1f s.", error, self.connect_attempts, wait_s)
+            return None
+        except errors.KafkaError as error:
+            raise self._explained(error) from error
+        self.connect_attempts = 0
+        return member
+
+    def _connect(self) -> Membership:
+        settings = self._settings
+        if self._member is None:
+            self._member = connect(settings, lambda: Membership(settings))
+        else:
+            self._check_not_replaced(self._member.consumer.group_metadata().member_id)
+        identity = {"transactional_id": f"{settings.group}.{settings.instance}"}
+        producer = connect(settings, lambda: KafkaProducer(**settings.client(), **PRODUCER, **identity))
+        try:
+            with self._watchdog:
+                producer.init_transactions()
+        except BaseException:
+            _discard(producer)
+            raise
+        self._producer = producer
+        return self._member
+
+    def _check_not_replaced(self, member_id: str) -> None:
+        """A member that comes back from a long pause must not throw out the one that took its place."""
+        settings = self._settings
+        admin = connect(settings, lambda: KafkaAdminClient(**settings.client()))
+        try:
+            members = admin.describe_groups([settings.group])[settings.group]["members"]
+        finally:
+            admin.close()
+        for member in members:
+            if member_id and member["group_instance_id"] == settings.instance and member["member_id"] != member_id:
+                raise TickwatchError(
+                    f"group {settings.group}: another worker runs as instance {settings.instance} and took over; this one"
+                    " stops. Give each worker of the group an instance name of its own"
+                )
+
+    def _reset(self, why: str) -> None:
+        LOG.warning("uncommitted work is void and state will be restored: %s", why)
+        producer, self._producer = self._producer, None
+        self._changelogs.clear()
+        self._next.clear()
+        if self._member is not None:
+            self._member.start_over()
+        if producer is not None:
+            _discard(producer)
+
+    def _explained(self, error: errors.KafkaError) -> TickwatchError:
+        settings = self._settings
+        denied = _find(error, errors.AuthorizationError)
+        if denied is not None:
+            user = f"user {settings.username!r}" if settings.username else "this client"
+            return TickwatchError(
+                f"Kafka at {settings.bootstrap_servers} denies {user} what a worker needs ({denied}); grant read on topic"
+                f" {settings.ticks} and group {settings.group}, write on topics {settings.alerts}, {settings.scores},"
+                f" {settings.dead_letters}, read and write on {settings.changelog}, and write and describe on transactional"
+                f" id {settings.group}.{settings.instance}"
+            )
+        if _find(error, errors.FencedInstanceIdError) is not None:
+            return TickwatchError(
+                f"group {settings.group}: another worker runs as instance {settings.instance}; this one stops. Give each"
+                " worker of the group an instance name of its own"
+            )
+        return TickwatchError(f"Kafka at {settings.bootstrap_servers}: {error}")
+
+    def close(self) -> None:
+        """See Log.close. The partitions stay with this instance until it is back or its session times out."""
+        self._watchdog.close()
+        if self._producer is not None:
+            _discard(self._producer)
+        if self._restore is not None:
+            self._restore.close()
+        if self._member is not None:
+            self._member.close()
+
+
+def _records(batch: Iterable[ConsumerRecord]) -> Records:
+    kept = list(batch)
+    return Records(
+        np.array([r.partition for r in kept], np.int32),
+        np.array([r.offset for r in kept], np.int64),
+        [r.key for r in kept],
+        [r.value for r in kept],
+    )
+
+
+def _find(error: BaseException | None, kind: type[BaseException]) -> BaseException | None:
+    """The error of this kind that is behind another one: kafka-python wraps some in the arguments of a plain KafkaError."""
+    while error is not None:
+        if isinstance(error, kind):
+            return error
+        error = next((a for a in error.args if isinstance(a, BaseException)), None) or error.__cause__
+    return None
+
+
+def _discard(producer: KafkaProducer) -> None:
+    """Close a producer without waiting for what it still holds: its transaction is void."""
+    with suppress(errors.KafkaError):
+        producer.close(timeout=0)

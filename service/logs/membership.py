@@ -1,0 +1,138 @@
+"""A worker's place in the consumer group: which partitions are its own, and in what condition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import count
+
+from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
+from kafka.consumer.fetcher import ConsumerRecord
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.structs import ConsumerGroupMetadata, MemberState
+
+from service.connection import KafkaSettings
+
+CONSUMER = {
+    "enable_auto_commit": False,
+    "isolation_level": "read_committed",
+    "auto_offset_reset": "earliest",
+    "session_timeout_ms": 8000,
+    "heartbeat_interval_ms": 1000,
+    "max_poll_interval_ms": 60_000,
+    "retry_backoff_ms": 50,
+    "fetch_max_wait_ms": 100,
+    "fetch_max_bytes": 16 * 1024 * 1024,
+}
+
+
+class Assignor(CooperativeStickyAssignor):  # type: ignore[misc]
+    """Cooperative-sticky that never claims the partitions of a membership that has lapsed.
+
+    When a member is dropped while it rejoins, kafka-python tries again without telling the listener and still claims what
+    it owned (coordinator/base.py, `join_group_async`), though another member may have worked on it since.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.consumer: KafkaConsumer | None = None
+        self.member_assignment: list[TopicPartition] | None = None
+        self.lapsed = False
+
+    def metadata(self, topics: Iterable[str]) -> object:
+        """What this member tells the group when it joins."""
+        if self.member_assignment and self.consumer is not None and self.consumer.group_metadata().generation_id < 0:
+            self.member_assignment = None
+            self.lapsed = True
+        return super().metadata(topics)
+
+
+class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
+    """A static member of the group that reads `settings.ticks`.
+
+    Its partitions are `waiting` for their state, each with the serial number of its assignment, or `active` when records
+    flow; `lost` lists those that were active and went since it was last emptied. The methods named `on_...` run on the
+    consumer's IO thread while another thread waits in `consumer.poll`.
+    """
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self._assignor = Assignor()
+        self.consumer = KafkaConsumer(
+            **settings.client(),
+            **CONSUMER,
+            group_id=settings.group,
+            group_instance_id=settings.instance,
+            partition_assignment_strategy=[self._assignor],
+        )
+        self._assignor.consumer = self.consumer
+        self.waiting: dict[int, int] = {}
+        self.active: set[int] = set()
+        self.lost: list[int] = []
+        self.before_revoke: Callable[[], None] | None = None
+        self._serial = count()
+        self.consumer.subscribe([settings.ticks], listener=self)
+
+    def poll(self, timeout_ms: int, max_records: int) -> dict[TopicPartition, list[ConsumerRecord]]:
+        """Records of the active partitions; joins the group, and lets partitions come and go, as needed."""
+        found: dict[TopicPartition, list[ConsumerRecord]] = self.consumer.poll(timeout_ms, max_records)
+        if self.consumer.group_metadata().state is MemberState.REBALANCING:
+            # A leader that rejoins because metadata changed forgets why once it has assigned (coordinator/consumer.py,
+            # `need_rejoin`). If this poll's time ran out in between, its new assignment would never be taken in.
+            self.consumer._coordinator.request_rejoin()  # noqa: SLF001  (there is no public way)
+        return found
+
+    def identity(self) -> ConsumerGroupMetadata | None:
+        """What proves to the broker that this member may commit; None while it is not in the group.
+
+        Taken when it is needed and not once per assignment: a cooperative rebalance that moves nothing here still begins a
+        new generation, without a word to the listener. Memberships that lapsed in between are told apart by the assignor.
+        """
+        metadata = self.consumer.group_metadata()
+        # the broker would take offsets without a generation from anyone
+        return None if self._assignor.lapsed or metadata.generation_id < 0 else metadata
+
+    def take_lapse(self) -> bool:
+        """Whether the group dropped this member, and what it holds may be out of date; asking settles it."""
+        lapsed, self._assignor.lapsed = self._assignor.lapsed, False
+        return lapsed
+
+    def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        """New partitions stand still until their state is here."""
+        self.consumer.pause(*assigned)
+        self._wait_for(tp.partition for tp in assigned)
+
+    def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        """Commit while the partitions are still ours; their next owner gets them only when this returns."""
+        try:
+            if self.before_revoke is not None:
+                self.before_revoke()
+        finally:
+            self.on_partitions_lost(revoked)
+
+    def on_partitions_lost(self, lost: Iterable[TopicPartition]) -> None:
+        """Another member may own them already: nothing of them may be committed any more."""
+        gone = {tp.partition for tp in lost}
+        self.lost += sorted(gone & self.active)
+        self.active -= gone
+        for partition in gone:
+            self.waiting.pop(partition, None)
+
+    def start_over(self) -> None:
+        """Everything needs its state again."""
+        self.consumer.pause(*self.consumer.assignment())
+        self._wait_for(self.waiting.keys() | self.active)
+        self.active.clear()
+
+    def activate(self, tp: TopicPartition, offset: int) -> None:
+        """Let the records of a restored partition flow, from `offset`."""
+        self.consumer.seek(tp, offset)
+        self.consumer.resume(tp)
+        del self.waiting[tp.partition]
+        self.active.add(tp.partition)
+
+    def _wait_for(self, partitions: Iterable[int]) -> None:
+        self.waiting |= {partition: next(self._serial) for partition in partitions}
+
+    def close(self) -> None:
+        """Stop without committing. A static member keeps its partitions until it is back or its session times out."""
+        self.before_revoke = None
+        self.consumer.close(autocommit=False, timeout_ms=2000)

@@ -1,0 +1,168 @@
+"""Reads the state of newly owned partitions back from the changelog, a slice at a time."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from kafka import KafkaConsumer, TopicPartition
+from kafka.consumer.fetcher import ConsumerRecord
+from kafka.errors import KafkaTimeoutError
+from numpy.typing import NDArray
+
+from service.connection import KafkaSettings
+from service.errors import TickwatchError
+from service.logs import PartitionState
+from service.logs.changelog import RECORD_BYTES, Changelog, ForeignLayout
+
+LOG = logging.getLogger("tickwatch")
+SLICE_S = 0.25  # the other partitions wait no longer than this for records
+STABLE_MS = 200
+ATTEMPTS = 5
+
+
+@dataclass(frozen=True)
+class Restored:
+    """A partition that is ready: its state, its changelog and the offset of its next record."""
+
+    state: PartitionState
+    changelog: Changelog
+    offset: int
+
+
+@dataclass
+class Reading:
+    """A partition on its way: `end` is the log end of its changelog when its committed offset was `committed`."""
+
+    serial: int
+    changelog: Changelog
+    committed: int | None
+    end: int
+    rows: NDArray[np.uint8] = field(repr=False)
+
+    def take(self, key: bytes, value: bytes) -> None:
+        """Apply one record."""
+        numbers, found = self.changelog.read(key, value)
+        n = len(self.changelog.names)
+        if n > len(self.rows):
+            # in place: realloc moves pages instead of copying and never holds two tables
+            self.rows.resize((n + n // 4, self.rows.shape[1]), refcheck=False)
+        self.rows[numbers] = found
+
+
+class Restore:
+    """Restores partitions of `settings.changelog` for the group member `consumer`.
+
+    The order is what makes it right: committed offset with pending transactions settled; the true end of the changelog, open
+    transactions included, which only a read_uncommitted client sees; then everything committed up to that end; and the
+    changelog's own next offset must be the committed one.
+    """
+
+    def __init__(
+        self, settings: KafkaSettings, consumer: KafkaConsumer, row_bytes: int, new: Callable[[], Changelog]
+    ) -> None:
+        self._settings = settings
+        self._group = consumer
+        self._row_bytes = row_bytes
+        self._new = new
+        self._reading: dict[int, Reading] = {}
+        self._mismatches: dict[int, int] = {}
+        plain = settings.client() | {
+            "enable_auto_commit": False,
+            "auto_offset_reset": "earliest",
+            "metrics_enabled": False,
+        }
+        self._ends = KafkaConsumer(**plain)
+        self._reader = KafkaConsumer(
+            **plain,
+            isolation_level="read_committed",
+            max_partition_fetch_bytes=RECORD_BYTES,
+            fetch_max_bytes=4 * RECORD_BYTES,
+            max_poll_records=64,
+        )
+
+    def step(self, waiting: dict[int, int]) -> list[Restored]:
+        """Go on with the partitions in `waiting` for about SLICE_S; returns those that are ready.
+
+        `waiting` maps a partition to the serial number of its assignment: one that was taken away and given back in between
+        has another, and is read from the start.
+        """
+        self._reading = {p: r for p, r in self._reading.items() if waiting.get(p) == r.serial}
+        try:
+            for partition in sorted(waiting.keys() - self._reading.keys()):
+                self._begin(partition, waiting[partition])
+        except KafkaTimeoutError:  # a transaction of the former owner is not settled yet, or the broker is away
+            return []
+        ready = self._finished()
+        until = time.monotonic() + SLICE_S
+        while self._reading and time.monotonic() < until:
+            for tp, records in self._reader.poll(50).items():
+                reading = self._reading.get(tp.partition)
+                if reading is not None:
+                    self._take(reading, records)
+            ready += self._finished()
+        return ready
+
+    def _begin(self, partition: int, serial: int) -> None:
+        ticks = TopicPartition(self._settings.ticks, partition)
+        source = TopicPartition(self._settings.changelog, partition)
+        committed = self._group.committed(ticks, timeout_ms=STABLE_MS)
+        end = self._ends.end_offsets([source])[source]
+        rows = np.zeros((0, self._row_bytes), np.uint8)
+        self._reading[partition] = Reading(serial, self._new(), committed, end, rows)
+        self._reader.assign([TopicPartition(self._settings.changelog, p) for p in self._reading])
+        self._reader.resume(source)  # it may have been read, and paused, before
+        self._reader.seek_to_beginning(source)
+
+    def _finished(self) -> list[Restored]:
+        ready = []
+        for partition, reading in list(self._reading.items()):
+            at = self._reader.position(TopicPartition(self._settings.changelog, partition), timeout_ms=1000)
+            if at is not None and at >= reading.end:
+                del self._reading[partition]
+                self._reader.pause(TopicPartition(self._settings.changelog, partition))
+                ready += self._check(partition, reading)
+        return ready
+
+    def _check(self, partition: int, reading: Reading) -> list[Restored]:
+        changelog = reading.changelog
+        if changelog.next_offset != reading.committed:
+            self._mismatches[partition] = self._mismatches.get(partition, 0) + 1
+            if self._mismatches[partition] >= ATTEMPTS:
+                raise TickwatchError(
+                    f"topic {self._settings.changelog} partition {partition} holds the state as of offset"
+                    f" {changelog.next_offset} of topic {self._settings.ticks}, but group {self._settings.group} committed"
+                    f" {reading.committed}: offsets or changelog were changed from outside; set them to the same offset, or"
+                    " start with a new group and changelog"
+                )
+            return []  # another member committed in between: read again
+        self._mismatches.pop(partition, None)
+        changelog.finish()
+        ticks = TopicPartition(self._settings.ticks, partition)
+        first = self._ends.beginning_offsets([ticks])[ticks]
+        offset = first if reading.committed is None else reading.committed
+        if offset < first:
+            LOG.warning(
+                "topic %s partition %d: %d ticks after offset %d were deleted by retention before they were scored",
+                *(self._settings.ticks, partition, first - offset, offset),
+            )
+        n = len(changelog.names)
+        return [Restored(PartitionState(partition, changelog.names.copy(), reading.rows[:n]), changelog, offset)]
+
+    def _take(self, reading: Reading, records: list[ConsumerRecord]) -> None:
+        try:
+            for record in records:
+                reading.take(record.key, record.value)
+        except ForeignLayout as error:
+            raise TickwatchError(
+                f"topic {self._settings.changelog}: its state was written by model and layout {error}, this worker has"
+                f" {reading.changelog.layout}; run that model, or start afresh with a new group and changelog"
+            ) from error
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._ends.close()
+        self._reader.close()

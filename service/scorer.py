@@ -1,0 +1,50 @@
+"""The way of a batch: ticks -> features -> autoencoder -> judge. The worker, the replay and every other door use this."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service import autoencoder
+from service.autoencoder import Model
+from service.features import Features, Prior, features
+from service.judge import Judge, Verdicts
+from service.streams import Streams, layout
+from service.ticks import Ticks
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Everything known about a batch after scoring: N ticks, their features, the expectation float32 [N, F], the verdicts."""
+
+    ticks: Ticks
+    features: Features
+    expected: NDArray[np.float32]
+    verdicts: Verdicts
+
+
+class Scorer:
+    """A model and an alert budget (false alarms accepted per 100,000 ticks), with the state of all streams."""
+
+    def __init__(self, model: Model, alert_budget: float) -> None:
+        self.model = model
+        self.streams = Streams(model.recurrent)
+        self.layout = layout(model.recurrent, model.id)
+        self.threshold = autoencoder.threshold(model.card, alert_budget)
+        self._judge = Judge(model.card.calibration, self.threshold)
+        scale = model.card.standardisation
+        self._prior = Prior(np.array(scale.mean, np.float32), np.array(scale.std, np.float32))
+
+    def score(self, ticks: Ticks) -> Scored:
+        """Score the ticks in order and move their streams' state on. Any split into batches gives the same bits."""
+        streams = self.streams
+        rows = streams.rows(ticks.partition, ticks.stream)
+        found = features(ticks, rows, streams.features, self._prior)
+        x = found.x
+        expected = np.zeros_like(x)
+        folded = np.flatnonzero(found.lateness == 0.0)
+        expected[folded] = self.model.reconstruct(x[folded], rows[folded], streams.recurrent)
+        verdicts = self._judge.judge(ticks.offset, rows, found, x, expected, streams.judge)
+        return Scored(ticks, found, expected, verdicts)

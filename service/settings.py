@@ -1,0 +1,111 @@
+"""Every setting once: its flag, the environment variable of the same name, its type, unit and help."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+
+def _option(flag: str, text: str, **bounds: float) -> Any:
+    name = "TICKWATCH_" + flag.strip("-").replace("-", "_").upper()
+    return typer.Option(flag, envvar=name, show_envvar=False, help=text, min=bounds.get("min"), max=bounds.get("max"))
+
+
+Model = Annotated[
+    str, _option("--model", "Model to score with: lstm or gru, which ship, or an .onnx file made by `tickwatch train`.")
+]
+AlertBudget = Annotated[
+    float, _option("--alert-budget", "False alarms accepted per 100,000 ticks, 0.1 to 10000; fewer is less sensitive.")
+]
+CommitIntervalMs = Annotated[
+    int,
+    _option("--commit-interval-ms", "Milliseconds between commits of alerts, state and offsets.", min=1, max=60_000),
+]
+Scores = Annotated[bool, _option("--scores", "Also publish the score of every tick, in columnar frames.")]
+Host = Annotated[str, _option("--host", "Address that the pages and /metrics listen on.")]
+Port = Annotated[
+    int | None,
+    _option(
+        "--port", "Port of the pages and /metrics. [default: 9464, or a free one if it is taken]", min=0, max=65535
+    ),
+]
+DataDir = Annotated[Path, _option("--data-dir", "Folder of the embedded log.")]
+Ticks = Annotated[
+    Path | None,
+    _option("--ticks", "Parquet, CSV or JSON-lines file, or a folder of them; without it a simulated market."),
+]
+DurationSeconds = Annotated[float | None, _option("--duration", "Stop after so many seconds.", min=0)]
+Speed = Annotated[
+    float | None,
+    _option("--speed", "Multiple of real time; 0 is as fast as possible. [default: 0 for files, 1 simulated]", min=0),
+]
+Resume = Annotated[
+    bool, _option("--resume", "Go on where the last run stopped, with its state, instead of starting afresh.")
+]
+Seed = Annotated[int, _option("--seed", "Seed of every random choice.")]
+
+Partitions = Annotated[int, _option("--partitions", "Partitions of new topics; more allow more workers.", min=1)]
+Replication = Annotated[int, _option("--replication", "Replicas of new topics.", min=1, max=9)]
+
+
+@dataclass(frozen=True)
+class Kafka:
+    """How to reach Kafka and who we are there, as options of every command that takes one of these."""
+
+    bootstrap_servers: Annotated[str, _option("--bootstrap-servers", "Brokers to begin with, host:port,host:port.")] = (
+        "localhost:9092"
+    )
+    group: Annotated[str, _option("--group", "Consumer group; also the prefix of the transactional id.")] = "tickwatch"
+    instance: Annotated[
+        str | None, _option("--instance", "This worker's lasting name in its group. [default: the host or pod name]")
+    ] = None
+    ticks_topic: Annotated[str, _option("--ticks-topic", "Topic of ticks to read.")] = "ticks"
+    alerts_topic: Annotated[str, _option("--alerts-topic", "Topic of alerts to write.")] = "alerts"
+    scores_topic: Annotated[str, _option("--scores-topic", "Topic of score frames, written with --scores.")] = "scores"
+    dead_letters_topic: Annotated[str, _option("--dead-letters-topic", "Topic of records that could not be read.")] = (
+        "dead-letters"
+    )
+    changelog_topic: Annotated[str, _option("--changelog-topic", "Compacted topic that holds the streams' state.")] = (
+        "tickwatch-changelog"
+    )
+    security_protocol: Annotated[str, _option("--security-protocol", "PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL.")] = (
+        "PLAINTEXT"
+    )
+    ca_file: Annotated[
+        Path | None, _option("--ca-file", "PEM file of the authorities to trust, else the system's.")
+    ] = None
+    cert_file: Annotated[Path | None, _option("--cert-file", "PEM file of this client's certificate.")] = None
+    key_file: Annotated[Path | None, _option("--key-file", "PEM file of this client's key.")] = None
+    sasl_mechanism: Annotated[str, _option("--sasl-mechanism", "SCRAM-SHA-512, SCRAM-SHA-256 or PLAIN.")] = (
+        "SCRAM-SHA-512"
+    )
+    username: Annotated[
+        str, _option("--username", "SASL user; the password comes from --password-file or TICKWATCH_PASSWORD.")
+    ] = ""
+    password_file: Annotated[Path | None, _option("--password-file", "File that holds the SASL password.")] = None
+
+
+def spread(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with each field of its parameter `kafka: Kafka` as an option of its own."""
+    own = inspect.signature(command, eval_str=True).parameters
+    hints = get_type_hints(Kafka, include_extras=True)
+    options = [
+        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=hints[f.name])
+        for f in fields(Kafka)
+    ]
+    rest = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for name, p in own.items() if name != "kafka"]
+
+    @wraps(command)
+    def flat(**given: Any) -> None:
+        names = [p.name for p in rest]
+        command(Kafka(**{k: v for k, v in given.items() if k not in names}), **{k: given[k] for k in names})
+
+    flat.__signature__ = inspect.Signature([*options, *rest])  # type: ignore[attr-defined]  # what typer reads
+    flat.__annotations__ = {p.name: p.annotation for p in [*options, *rest]}
+    return flat

@@ -1,0 +1,168 @@
+"""The worker: poll, decode, score, collect, commit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import msgspec
+import numpy as np
+
+from service.alerts import Alert, alerts, cloud_event
+from service.logs import Checkpoint, DeadLetter, Log, LogReset, Output, Poll
+from service.metrics import Metrics
+from service.scorer import Scored, Scorer
+from service.ticks import decode
+
+
+@dataclass
+class Pending:
+    """What was scored since the last commit."""
+
+    offsets: dict[int, int] = field(default_factory=dict)
+    alerts: list[Alert] = field(default_factory=list)
+    scores: list[Output] = field(default_factory=list)
+    dead_letters: list[DeadLetter] = field(default_factory=list)
+    scored: int = 0
+    late: int = 0
+
+
+class Worker:
+    """Moves ticks from a log through the scorer and back into the log as alerts, state and offsets.
+
+    A checkpoint is committed every `commit_interval_ms`, or earlier after `commit_ticks`. `on_commit` hears of alerts once they
+    are durable. `publish_scores` also writes every tick's score, in frames.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        scorer: Scorer,
+        metrics: Metrics,
+        *,
+        commit_interval_ms: int = 100,
+        commit_ticks: int = 50_000,
+        publish_scores: bool = False,
+        on_commit: Callable[[list[Alert]], None] = lambda committed: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.ticks = 0
+        self.alerts = 0
+        self.rejected = 0
+        self._log = log
+        self._scorer = scorer
+        self._metrics = metrics
+        self._interval = commit_interval_ms / 1000
+        self._commit_ticks = commit_ticks
+        self._publish_scores = publish_scores
+        self._on_commit = on_commit
+        self._clock = clock
+        self._pending = Pending()
+        self._last_commit = clock()
+        metrics.describe(scorer.model)
+
+    def step(self, timeout_ms: int) -> int:
+        """One turn of the loop; returns how many records it moved."""
+        try:
+            began = self._clock()
+            poll = self._log.poll(timeout_ms, self.commit)
+            self._take_over(poll, began)
+            if len(poll.records):
+                self._score(poll)
+            waiting = self._pending.scored + len(self._pending.dead_letters)
+            due = self._clock() - self._last_commit >= self._interval
+            if waiting and (due or waiting >= self._commit_ticks):
+                self.commit()
+            return len(poll.records)
+        except LogReset:
+            self._metrics.resets.inc()
+            self._scorer.streams.clear()
+            self._pending = Pending()
+            return 0
+
+    def _take_over(self, poll: Poll, began: float) -> None:
+        streams = self._scorer.streams
+        for partition in poll.lost:
+            streams.drop(partition)
+            self._pending.offsets.pop(partition, None)
+        for state in poll.restored:
+            streams.load(state)
+        if poll.restored:
+            self._metrics.restore_seconds.set(self._clock() - began)
+        self._metrics.connected.set(self._log.connected)
+        self._metrics.connect_attempts.set(self._log.connect_attempts)
+        for partition, lag in self._log.lag().items():
+            self._metrics.lag.labels(partition).set(lag)
+        self._metrics.streams.set(len(streams))
+        self._metrics.state_bytes.set(streams.nbytes)
+
+    def _score(self, poll: Poll) -> None:
+        began = self._clock()
+        records, pending, scorer = poll.records, self._pending, self._scorer
+        ticks, rejects = decode(records)
+        scored = scorer.score(ticks)
+        pending.alerts += alerts(scored, self._log.name, scorer.model.id, scorer.threshold)
+        if self._publish_scores:
+            pending.scores += score_frames(scored, self._log.name, scorer.model.id)
+        pending.dead_letters += rejects
+        for partition in np.unique(records.partition).tolist():
+            pending.offsets[partition] = int(records.offset[records.partition == partition][-1]) + 1
+        pending.scored += len(ticks)
+        pending.late += int((scored.features.lateness > 0).sum())
+        self._metrics.scores.observe(scored.verdicts.score)
+        self._metrics.batch_ticks.observe(len(records))
+        self._metrics.batch_seconds.observe(self._clock() - began)
+
+    def finish(self) -> None:
+        """Commit what is left; if that fails it is void, and whoever goes on scores it again."""
+        try:
+            self.commit()
+        except LogReset:
+            self._metrics.resets.inc()
+
+    def commit(self) -> None:
+        """Make everything scored so far durable in one transaction."""
+        pending, self._pending = self._pending, Pending()
+        began = self._last_commit = self._clock()
+        if not pending.offsets:
+            return
+        self._log.commit(
+            Checkpoint(
+                offsets=pending.offsets,
+                states=self._scorer.streams.changed(),
+                alerts=[cloud_event(a) for a in pending.alerts],
+                scores=pending.scores,
+                dead_letters=pending.dead_letters,
+            )
+        )
+        self._metrics.commit_seconds.observe(self._clock() - began)
+        self._metrics.ticks.labels("scored").inc(pending.scored - pending.late)
+        self._metrics.ticks.labels("late").inc(pending.late)
+        self._metrics.ticks.labels("rejected").inc(len(pending.dead_letters))
+        for alert in pending.alerts:
+            self._metrics.alerts.labels(alert.phase).inc()
+        self.ticks += pending.scored
+        self.rejected += len(pending.dead_letters)
+        self.alerts += len(pending.alerts)
+        self._on_commit(pending.alerts)
+
+
+def score_frames(scored: Scored, topic: str, model_id: str) -> list[Output]:
+    """Scores as one columnar JSON record per partition: about 0.2 us a tick, against 22 for a record each."""
+    frames = []
+    ticks, verdicts = scored.ticks, scored.verdicts
+    for partition in np.unique(ticks.partition).tolist():
+        at = np.flatnonzero(ticks.partition == partition)
+        frame = {
+            "topic": topic,
+            "partition": partition,
+            "model": model_id,
+            "offset": ticks.offset[at].tolist(),
+            "stream": [ticks.stream[i] for i in at.tolist()],
+            "ts": ticks.ts[at].tolist(),
+            "score": verdicts.score[at].tolist(),
+            "alert": verdicts.alert[at].tolist(),
+        }
+        frames.append(Output(partition, b"", msgspec.json.encode(frame)))
+    return frames

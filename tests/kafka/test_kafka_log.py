@@ -1,0 +1,211 @@
+"""Exactly once on a real broker: whatever happens to workers and brokers, every tick is counted once and in order."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.connection import KafkaSettings
+from service.errors import TickwatchError
+from service.topics import create_topics
+from tests.kafka.broker import Broker, free_ports, produce, read_all
+from tests.kafka.toy import Toy, names
+
+ROOT = Path(__file__).parents[2]
+PREFIXES = (f"t{time.time_ns()}-{i}" for i in itertools.count())
+TICKS = [(b"stream %d" % (i % 7), b"%d" % (i * i % 1000)) for i in range(300)]
+
+
+@pytest.fixture
+def settings(kafka: str) -> KafkaSettings:
+    """Topics of its own for each test, with two partitions."""
+    found = names(kafka, next(PREFIXES), "one")
+    create_topics(found, partitions=2, replication=1)
+    return found
+
+
+@pytest.fixture
+def toys() -> Iterator[Callable[..., Toy]]:
+    """Makes toys and closes them at the end."""
+    made: list[Toy] = []
+
+    def make(*args: object, **options: object) -> Toy:
+        made.append(Toy(*args, **options))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield make
+    for toy in made:
+        toy.log.close()
+
+
+@pytest.fixture
+def processes() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Runs toys as programs and ends them."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(settings: KafkaSettings, instance: str, *crash: str) -> subprocess.Popen[bytes]:
+        prefix = settings.group.removesuffix("-group")
+        command = [sys.executable, "-m", "tests.kafka.toy", settings.bootstrap_servers, prefix, instance, *crash]
+        started.append(subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def until(done: Callable[[], bool], *toys: Toy, timeout_s: float = 40) -> None:
+    """Let toys work until something holds."""
+    deadline = time.monotonic() + timeout_s
+    while not done():
+        assert time.monotonic() < deadline, "it never came about"
+        for toy in toys:
+            toy.step()
+
+
+def finished(settings: KafkaSettings) -> Callable[[], bool]:
+    """Whether every good tick has its alert."""
+    return lambda: len(read_all(settings.bootstrap_servers, settings.alerts)) >= good(settings)
+
+
+def good(settings: KafkaSettings) -> int:
+    """How many ticks can be counted."""
+    return sum((r.value or b"").isdigit() for r in read_all(settings.bootstrap_servers, settings.ticks))
+
+
+def assert_exactly_once(settings: KafkaSettings) -> None:
+    """Each tick has one alert, in order, with the count and sum that one undisturbed process would have found."""
+    count: Counter[tuple[int, bytes]] = Counter()
+    total: Counter[tuple[int, bytes]] = Counter()
+    expected: dict[bytes, list[bytes]] = {}
+    for tick in read_all(settings.bootstrap_servers, settings.ticks):
+        if tick.key and (tick.value or b"").isdigit():
+            at = tick.partition, tick.key
+            count[at] += 1
+            total[at] += int(tick.value or b"")
+            expected.setdefault(tick.key, []).append(b"%d %d %d" % (tick.offset, count[at], total[at]))
+    found: dict[bytes, list[bytes]] = {}
+    for alert in read_all(settings.bootstrap_servers, settings.alerts):
+        found.setdefault(alert.key or b"", []).append(alert.value or b"")
+    assert found == expected
+
+
+def test_every_tick_is_counted_once_and_state_survives_a_restart(
+    settings: KafkaSettings, toys: Callable[..., Toy]
+) -> None:
+    for _ in range(2):
+        produce(settings.bootstrap_servers, settings.ticks, TICKS)
+        toy = toys(settings)
+        until(finished(settings), toy)
+        toy.log.close()
+    assert sorted(toy.restored) == [0, 1]
+    assert {name: n for (_, name), (n, _) in toy.state.items()} == Counter(k.decode() for k, _ in TICKS * 2)
+    assert_exactly_once(settings)
+
+
+def test_lag_is_what_was_not_polled(settings: KafkaSettings, toys: Callable[..., Toy]) -> None:
+    produce(settings.bootstrap_servers, settings.ticks, TICKS, partition=0)
+    toy = toys(settings, max_records=100)
+    until(lambda: toy.step() == 100)
+    assert toy.log.lag()[0] == 200
+    until(lambda: toy.log.lag() == {0: 0, 1: 0}, toy)
+
+
+METHODS = ["begin_transaction", "send", "flush", "send_offsets_to_transaction", "commit_transaction"]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_killed_worker_loses_and_repeats_nothing(
+    settings: KafkaSettings,
+    toys: Callable[..., Toy],
+    processes: Callable[..., subprocess.Popen[bytes]],
+    method: str,
+    when: str,
+) -> None:
+    produce(settings.bootstrap_servers, settings.ticks, TICKS)
+    worker = processes(settings, "one", method, when, "70" if method == "send" else "2")
+    assert worker.wait(30) == -signal.SIGKILL
+    until(finished(settings), toys(settings))
+    assert_exactly_once(settings)
+
+
+def test_what_cannot_be_read_is_buried_once_with_its_origin(settings: KafkaSettings, toys: Callable[..., Toy]) -> None:
+    bad: list[tuple[bytes | None, bytes | None]] = [(b"a", b"x"), (b"a", None), (None, b"7"), (b"a", b"9" + b"z" * 900_000)]
+    produce(settings.bootstrap_servers, settings.ticks, [(b"a", b"1"), *bad, (b"a", b"2")], partition=1)
+    until(finished(settings), toys(settings))
+    letters = read_all(settings.bootstrap_servers, settings.dead_letters)
+    origin = {int(r.headers["offset"]): (r.key, r.value) for r in letters}
+    assert origin == {1: bad[0], 2: (b"a", b""), 3: bad[2], 4: (b"a", (bad[3][1] or b"")[: 512 * 1024])}
+    assert {r.headers["reason"] for r in letters} == {b"not a number"}
+    assert {(r.headers["topic"], r.headers["partition"]) for r in letters} == {(settings.ticks.encode(), b"1")}
+    assert_exactly_once(settings)
+
+
+def test_partitions_that_stay_are_not_disturbed_when_a_worker_joins_and_leaves(
+    settings: KafkaSettings, toys: Callable[..., Toy]
+) -> None:
+    produce(settings.bootstrap_servers, settings.ticks, TICKS)
+    first = toys(settings)
+    until(lambda: len(first.restored) == 2, first)
+    second = toys(names(settings.bootstrap_servers, settings.group.removesuffix("-group"), "two"))
+    until(lambda: len(second.restored) == 1, first, second)
+    produce(settings.bootstrap_servers, settings.ticks, TICKS)
+    until(finished(settings), first, second)
+    assert (len(first.restored), len(first.lost), first.resets) == (2, 1, 0)
+    assert {p for p, _ in first.state} | {p for p, _ in second.state} == {0, 1}
+    assert not {p for p, _ in first.state} & {p for p, _ in second.state}
+    second.log.close()
+    produce(settings.bootstrap_servers, settings.ticks, TICKS)
+    until(finished(settings), first)
+    assert (len(first.restored), first.resets) == (3, 0)
+    assert_exactly_once(settings)
+
+
+def test_a_worker_that_was_paused_writes_nothing_and_rejoins(
+    settings: KafkaSettings, toys: Callable[..., Toy], processes: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    produce(settings.bootstrap_servers, settings.ticks, TICKS)
+    zombie = processes(settings, "zombie")
+    until(finished(settings))
+    zombie.send_signal(signal.SIGSTOP)
+    produce(settings.bootstrap_servers, settings.ticks, TICKS)
+    other = toys(settings)
+    until(finished(settings), other)
+    zombie.send_signal(signal.SIGCONT)
+    produce(settings.bootstrap_servers, settings.ticks, TICKS)
+    until(lambda: len(other.lost) == 1, other)  # the zombie is back as a good member
+    until(finished(settings), other)
+    assert_exactly_once(settings)
+
+
+def test_a_worker_whose_name_was_taken_stops_and_says_so(
+    settings: KafkaSettings, toys: Callable[..., Toy], processes: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    produce(settings.bootstrap_servers, settings.ticks, TICKS)
+    zombie = processes(settings, "one")
+    until(finished(settings))
+    zombie.send_signal(signal.SIGSTOP)
+    produce(settings.bootstrap_servers, settings.ticks, TICKS)
+    other = toys(settings)
+    until(finished(settings), other)
+    zombie.send_signal(signal.SIGCONT)
+    for _ in range(20):  # the zombie notices when it next has something to commit
+        produce(settings.bootstrap_servers, settings.ticks, TICKS[:50])
+        until(finished(settings), other)
+        if zombie.poll() is not None:
+            break
+    assert zombie.wait(20) == 1
+    assert b"another worker runs as instance one" in zombie.communicate()[1]
+    assert_exactly_once(settings)

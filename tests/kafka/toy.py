@@ -1,0 +1,144 @@
+"""A worker that counts: KafkaLog driven by a state so simple that every output can be checked by hand.
+
+The state of a stream is (ticks seen, sum of their values). Each tick yields the alert `offset count sum` keyed by its stream, so
+a lost or repeated tick shows in every later alert of the stream. A value that is no number is a dead letter.
+
+As a program it runs until SIGTERM: `toy.py BOOTSTRAP PREFIX INSTANCE [METHOD WHEN NTH]`; with the last three it kills itself
+before or after the n-th call of that method of the producer.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from kafka import KafkaProducer
+from numpy.typing import NDArray
+
+from service.connection import KafkaSettings
+from service.logs import Checkpoint, DeadLetter, LogReset, Output, PartitionState
+from service.logs.kafka import KafkaLog
+
+ROW_BYTES = 16
+
+
+def names(bootstrap: str, prefix: str, instance: str) -> KafkaSettings:
+    """Settings of a toy: all topics and the group begin with `prefix`."""
+    return KafkaSettings(
+        bootstrap_servers=bootstrap,
+        group=f"{prefix}-group",
+        ticks=f"{prefix}-ticks",
+        alerts=f"{prefix}-alerts",
+        scores=f"{prefix}-scores",
+        dead_letters=f"{prefix}-dead",
+        changelog=f"{prefix}-changelog",
+        instance=instance,
+    )
+
+
+class Toy:
+    """Counts and sums the values of each stream."""
+
+    def __init__(self, settings: KafkaSettings, layout: str = "toy", **options: Any) -> None:
+        self.state: dict[tuple[int, str], tuple[int, int]] = {}
+        self.resets = 0
+        self.restored: list[int] = []
+        self.lost: list[int] = []
+        self._offsets: dict[int, int] = {}
+        self._changed: dict[int, dict[str, None]] = {}
+        self._alerts: list[Output] = []
+        self._letters: list[DeadLetter] = []
+        self.log = KafkaLog(settings, ROW_BYTES, layout, self.rows, **options)
+
+    def rows(self, partition: int, streams: list[str]) -> NDArray[np.uint8]:
+        """State rows as the log keeps them."""
+        table = np.array([self.state[partition, s] for s in streams], np.int64).reshape(len(streams), 2)
+        return table.view(np.uint8)
+
+    def step(self, timeout_ms: int = 50) -> int:
+        """Poll, count, commit."""
+        try:
+            poll = self.log.poll(timeout_ms, self.commit)
+            for partition in poll.lost:
+                self.state = {key: row for key, row in self.state.items() if key[0] != partition}
+                self._changed.pop(partition, None)
+            for restored in poll.restored:
+                table = np.ascontiguousarray(restored.rows).view(np.int64).tolist()
+                self.state |= {
+                    (restored.partition, s): (n, total) for s, (n, total) in zip(restored.streams, table, strict=True)
+                }
+            self.restored += [r.partition for r in poll.restored]
+            self.lost += poll.lost
+            records = poll.records
+            for i, (partition, offset) in enumerate(zip(records.partition.tolist(), records.offset.tolist(), strict=True)):
+                self._tick(partition, offset, records.key[i], records.value[i])
+            self.commit()
+            return len(records)
+        except LogReset:
+            self.resets += 1
+            self.state, self._offsets, self._changed, self._alerts, self._letters = {}, {}, {}, [], []
+            return 0
+
+    def _tick(self, partition: int, offset: int, key: bytes | None, value: bytes | None) -> None:
+        self._offsets[partition] = offset + 1
+        if not key or not value or not value.lstrip(b"-").isdigit():
+            self._letters.append(DeadLetter(partition, offset, key, value, "not a number"))
+            return
+        stream = key.decode()
+        count, total = self.state.get((partition, stream), (0, 0))
+        self.state[partition, stream] = count + 1, total + int(value)
+        self._changed.setdefault(partition, {})[stream] = None
+        self._alerts.append(Output(partition, key, f"{offset} {count + 1} {total + int(value)}".encode()))
+
+    def commit(self) -> None:
+        """Commit what was counted since the last time."""
+        if not self._offsets:
+            return
+        states = [PartitionState(p, list(s), self.rows(p, list(s))) for p, s in self._changed.items()]
+        checkpoint = Checkpoint(self._offsets, states, self._alerts, [], self._letters)
+        self._offsets, self._changed, self._alerts, self._letters = {}, {}, [], []
+        self.log.commit(checkpoint)
+
+
+def die_at(method: str, when: str, nth: int) -> None:
+    """Make this process kill itself before or after the n-th call of a method of the producer."""
+    real: Callable[..., Any] = getattr(KafkaProducer, method)
+    calls = 0
+
+    def deadly(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == nth and when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = real(*args, **kwargs)
+        if calls == nth and when == "after":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    setattr(KafkaProducer, method, deadly)
+
+
+def main(bootstrap: str, prefix: str, instance: str, *crash: str) -> None:
+    """Run until SIGTERM."""
+    running = True
+
+    def stop(*_: object) -> None:
+        nonlocal running
+        running = False
+
+    signal.signal(signal.SIGTERM, stop)
+    if crash:
+        die_at(crash[0], crash[1], int(crash[2]))
+    toy = Toy(names(bootstrap, prefix, instance), max_records=50)
+    while running:
+        toy.step()
+    toy.commit()
+    toy.log.close()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

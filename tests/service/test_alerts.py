@@ -1,0 +1,102 @@
+"""An alert says in words what is wrong, and is the same event on every replay."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+
+import numpy as np
+import pytest
+
+from service.alerts import CONTRIBUTIONS, MOST_REASONS, Alert, alerts, cloud_event, contributions, duration, iso_time
+from service.autoencoder import load
+from service.judge import C
+from service.scorer import Scorer
+from service.ticks import Ticks
+from tests.samples import random_ticks, shipped, with_numbers
+
+MODEL = load(shipped("gru"))
+CALM = random_ticks(4000, streams=1)
+AT = 3900
+
+
+def alert_for(ticks: Ticks) -> Alert:
+    """The alert of tick AT, where the fault is."""
+    scorer = Scorer(MODEL, 20)
+    found = [a for a in alerts(scorer.score(ticks), "ticks", MODEL.id, scorer.threshold) if a.offset == AT]
+    assert len(found) == 1
+    return found[0]
+
+
+@pytest.mark.parametrize(
+    ("fault", "feature", "words"),
+    [
+        ({"price": CALM.price[AT] * 1.2, "size": 100.0}, "return", "price up"),
+        ({"price": CALM.price[AT] * -1.0, "size": 100.0}, "return", "price down"),
+        ({"bid": CALM.price[AT] + 1, "ask": CALM.price[AT] - 1}, "spread", "quote crossed by"),
+        ({"bid": CALM.price[AT] - 1, "ask": CALM.price[AT] + 1}, "spread", "its usual width"),
+        ({"size": 1e9}, "size", "size 1e+09, expected about"),
+    ],
+)
+def test_an_alert_names_the_feature_that_caused_it_with_observed_and_expected(
+    fault: dict[str, float], feature: str, words: str
+) -> None:
+    alert = alert_for(with_numbers(CALM, AT, **fault))
+    reason = next(r for r in alert.reasons if r.feature == feature)
+    assert words in reason.text
+    assert abs(reason.observed) > abs(reason.expected)
+    assert 1 <= len(alert.reasons) <= MOST_REASONS
+    assert alert.score >= alert.threshold
+
+
+def test_a_gap_and_a_late_tick_are_told_as_time() -> None:
+    gap = CALM.ts.copy()
+    gap[AT:] += 3_600_000_000_000
+    late = CALM.ts.copy()
+    late[AT] -= 5_000_000_000
+    for ts, words in ((gap, "h since the last tick"), (late, "older than a tick already seen")):
+        shifted = Ticks(CALM.partition, CALM.offset, CALM.stream, ts, *(getattr(CALM, n) for n in NUMBERS))
+        assert any(words in r.text for r in alert_for(shifted).reasons)
+
+
+NUMBERS = ("price", "size", "bid", "ask", "bid_size", "ask_size")
+
+
+def test_an_alert_is_a_cloud_event_with_a_deterministic_id() -> None:
+    ticks = with_numbers(CALM, AT, price=CALM.price[AT] * 1.2, size=100.0)
+    first, second = cloud_event(alert_for(ticks)), cloud_event(alert_for(ticks))
+    assert first == second
+    event = json.loads(first.value)
+    assert event["specversion"] == "1.0"
+    assert event["id"] == f"ticks/0/{AT}/{MODEL.id}"
+    assert event["type"] == "tickwatch.alert.opened"
+    assert event["subject"] == first.key.decode() == "S0"
+    assert event["data"]["incident"] == event["id"]
+    assert event["data"]["tick"]["price"] == ticks.price[AT]
+    assert datetime.fromisoformat(event["time"]).timestamp() == pytest.approx(ticks.ts[AT] / 1e9, abs=1e-6)
+
+
+def test_an_alert_on_a_tick_without_quote_is_valid_json() -> None:
+    bare = {n: np.full(len(CALM), np.nan) for n in NUMBERS if n != "price"}
+    price = CALM.price.copy()
+    price[AT] *= 2
+    ticks = Ticks(CALM.partition, CALM.offset, CALM.stream, CALM.ts, price=price, **bare)
+    assert json.loads(cloud_event(alert_for(ticks)).value)["data"]["tick"] == {"price": price[AT]}
+
+
+def test_contributions_are_one_number_per_feature() -> None:
+    tails = np.random.default_rng(0).random((10, C)).astype(np.float32)
+    found = contributions(tails)
+    assert found.shape == (10, len(CONTRIBUTIONS))
+    assert found.max() == tails.max()
+
+
+@pytest.mark.parametrize(
+    ("microseconds", "text"), [(350, "350 us"), (1200, "1.2 ms"), (2.5e6, "2.5 s"), (9e7, "1.5 min"), (6.12e10, "17.0 h")]
+)
+def test_durations_are_told_in_the_unit_people_use(microseconds: float, text: str) -> None:
+    assert duration(microseconds) == text
+
+
+def test_times_keep_their_nanoseconds() -> None:
+    assert iso_time(1_700_000_000_000_000_001) == "2023-11-14T22:13:20.000000001Z"

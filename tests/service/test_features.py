@@ -1,0 +1,124 @@
+"""Features are causal, scale-free, finite for any ticks, and a wild print does not become the reference."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from service.features import CLIP, FEATURES, MEMORY, NO_PRIOR, SPREAD, F, Features, features, offline
+from service.ticks import NUMBERS, Ticks
+from tests.samples import every, random_ticks, with_numbers
+
+ONE = random_ticks(3000, streams=1)
+
+
+def run(ticks: Ticks, memory: NDArray[np.void] | None = None) -> Features:
+    table = np.zeros(1, MEMORY) if memory is None else memory
+    return features(ticks, np.zeros(len(ticks), np.int64), table, NO_PRIOR)
+
+
+def same(a: Features, b: Features) -> bool:
+    return all(np.array_equal(getattr(a, n), getattr(b, n), equal_nan=True) for n in ("z", "observed", "lateness"))
+
+
+@pytest.mark.parametrize("step", [1, 7, 512])
+def test_any_split_into_batches_gives_the_same_bits(step: int) -> None:
+    ticks = ONE.take(np.arange(1200))
+    memory = np.zeros(1, MEMORY)
+    parts = [run(part, memory) for part in every(ticks, step)]
+    whole = run(ticks)
+    assert np.array_equal(np.concatenate([p.z for p in parts]), whole.z, equal_nan=True)
+    assert np.array_equal(np.concatenate([p.std for p in parts]), whole.std, equal_nan=True)
+
+
+def test_a_feature_never_looks_ahead() -> None:
+    whole = run(ONE)
+    for n in (1, 50, 1777):
+        assert np.array_equal(run(ONE.take(np.arange(n))).z, whole.z[:n], equal_nan=True)
+
+
+@pytest.mark.parametrize("scale", [2.0**-20, 1024.0])
+def test_prices_in_another_unit_give_the_same_features(scale: float) -> None:
+    scaled = replace(ONE, price=ONE.price * scale, bid=ONE.bid * scale, ask=ONE.ask * scale)
+    np.testing.assert_allclose(run(scaled).observed, run(ONE).observed, atol=1e-4)
+
+
+def test_negative_prices_give_the_features_of_positive_ones() -> None:
+    shifted = replace(ONE, price=ONE.price - 128.0, bid=ONE.bid - 128.0, ask=ONE.ask - 128.0)
+    assert (shifted.price < 0).any()
+    np.testing.assert_allclose(run(shifted).observed, run(ONE).observed, atol=1e-3)
+
+
+def test_missing_quotes_and_sizes_are_missing_features_and_nothing_else() -> None:
+    bare = replace(ONE, **{n: np.full(len(ONE), np.nan) for n in NUMBERS if n != "price"})
+    found = run(bare)
+    known = {FEATURES[i] for i in np.flatnonzero(~np.isnan(found.z[10:]).all(axis=0))}
+    assert known == {"return", "momentum", "volatility", "gap", "rate", "price_run", "alternation"}
+    assert np.isfinite(found.x).all()
+
+
+def test_a_wild_print_stands_out_and_is_forgotten() -> None:
+    at = 2000
+    wild = run(with_numbers(ONE, at, price=ONE.price[at] * 10))
+    calm = run(ONE)
+    assert np.nanmax(np.abs(wild.z[at])) > 2 * np.nanmax(np.abs(calm.z[:at]))
+    later = slice(at + 200, None)
+    apart = np.abs(np.nan_to_num(wild.z[later] - calm.z[later]))
+    assert np.quantile(apart, 0.99) < 0.5
+
+
+def test_a_late_tick_is_measured_and_moves_nothing() -> None:
+    at = 1000
+    late = ONE.ts.copy()
+    late[at] = ONE.ts[at - 1] - 2_000_000_000
+    found = run(replace(ONE, ts=late))
+    assert found.lateness[at] == pytest.approx(np.log1p(2e6), rel=1e-4)
+    assert np.isnan(found.z[at]).all()
+    rest = np.delete(np.arange(len(ONE)), at)
+    without = run(ONE.take(rest))
+    assert np.array_equal(found.z[rest], without.z, equal_nan=True)
+    assert len(offline(replace(ONE, ts=late))) == len(ONE) - 1
+
+
+def test_a_crossed_quote_is_negative_and_a_wide_one_positive() -> None:
+    at = 2500
+    middle = ONE.price[at]
+    crossed = run(with_numbers(ONE, at, bid=middle + 0.1, ask=middle - 0.1))
+    wide = run(with_numbers(ONE, at, bid=middle - 0.2, ask=middle + 0.2))
+    assert crossed.observed[at, SPREAD] < 0
+    assert wide.z[at, SPREAD] > 3
+
+
+def test_the_autoencoder_sees_clipped_numbers_and_zero_for_missing_ones() -> None:
+    x = run(with_numbers(ONE, 50, price=1e12)).x
+    assert x.shape == (len(ONE), F)
+    assert x.dtype == np.float32
+    assert np.abs(x).max() == CLIP
+
+
+numbers = st.floats(-1e15, 1e15) | st.sampled_from([0.0, -0.0, 1e-300, 1.0])
+sizes = st.floats(0, 1e15) | st.just(float("nan"))
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(numbers, sizes, numbers | st.just(float("nan")), numbers, st.integers(0, 2**62)), max_size=40))
+def test_no_ticks_ever_put_nan_or_infinity_into_the_memory(
+    rows: list[tuple[float, float, float, float, int]],
+) -> None:
+    n = len(rows)
+    price, size, bid, ask = (np.array([r[i] for r in rows], np.float64) for i in range(4))
+    ts = np.array([r[4] for r in rows], np.int64)
+    blank = np.full(n, np.nan)
+    memory = np.zeros(1, MEMORY)
+    ticks = Ticks(np.zeros(n, np.int32), np.arange(n), ["s"] * n, ts, price, size, bid, ask, blank, blank)
+    found = run(ticks, memory)
+    assert not np.isinf(found.z).any()
+    for name in MEMORY.names or ():
+        if name in ("bid", "ask"):
+            continue  # NaN there says that no quote was seen
+        assert np.isfinite(memory[name]).all(), name

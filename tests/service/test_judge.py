@@ -1,0 +1,165 @@
+"""Scores are tail probabilities of the stream at hand; faults become incidents, and splits change no bit."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from service.features import CLIP, F, Features
+from service.judge import (
+    CHANNELS,
+    LATE,
+    MAX_SCORE,
+    MEMORY,
+    NONE,
+    OPENED,
+    QUIET,
+    UPDATED,
+    WARM_UP,
+    C,
+    Calibration,
+    Judge,
+    Verdicts,
+)
+
+THRESHOLD = 3.7
+CALIBRATION = Calibration(
+    list(CHANNELS),
+    level=[2.3] * C + [3.0],  # 98 % quantile of |N(0, 1)|; of the largest of many
+    excess=[0.4] * C + [0.4],
+    shape=[0.05] * (C + 1),
+)
+
+
+def noise(n: int, seed: int = 0) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).standard_normal((n, F)).astype(np.float32)
+
+
+def judged(
+    z: NDArray[np.float32],
+    memory: NDArray[np.void] | None = None,
+    lateness: NDArray[np.float32] | None = None,
+    first_offset: int = 0,
+) -> Verdicts:
+    """Verdicts on features `z` of one stream of which the autoencoder expects nothing at all."""
+    n = len(z)
+    blank = np.zeros((n, F), np.float32)
+    late = np.zeros(n, np.float32) if lateness is None else lateness
+    found = Features(z, blank, blank, blank, late)
+    table = np.zeros(1, MEMORY) if memory is None else memory
+    offset = np.arange(first_offset, first_offset + n)
+    x = np.clip(np.nan_to_num(z), -CLIP, CLIP).astype(np.float32)
+    return Judge(CALIBRATION, THRESHOLD).judge(offset, np.zeros(n, np.int64), found, x, blank, table)
+
+
+def test_the_score_is_about_minus_log10_of_the_share_of_ticks_that_exceed_it() -> None:
+    score = judged(noise(60_000)).score[10_000:]
+    for expected in (2.0, 2.5, 3.0):
+        share = float((score >= expected).mean())
+        assert -math.log10(share) == pytest.approx(expected, abs=0.35)
+
+
+def test_a_stream_ten_times_as_wild_ends_with_the_same_share_of_alerts() -> None:
+    calm, wild = judged(noise(60_000)).score[30_000:], judged(noise(60_000) * 10).score[30_000:]
+    assert (wild >= 2.5).mean() == pytest.approx((calm >= 2.5).mean(), rel=0.6)
+
+
+def test_a_new_stream_does_not_alert_before_it_is_warm() -> None:
+    z = noise(WARM_UP)
+    z[:32] *= 5.0  # the first ticks of a stream have no good reference
+    assert not judged(z).alert[: WARM_UP // 4].any()
+
+
+def test_a_fault_of_thousands_of_ticks_is_one_incident_with_a_handful_of_alerts() -> None:
+    z = noise(9000)
+    z[5000:8000, 3] += 30.0
+    verdicts = judged(z)
+    during = slice(5000, 8000)
+    assert verdicts.phase[5000] == OPENED
+    assert (verdicts.phase[during] == OPENED).sum() == 1
+    assert 1 < verdicts.alert[during].sum() < 20
+    assert set(verdicts.incident[5000:5200].tolist()) == {5000}
+
+
+def test_an_incident_closes_after_quiet_ticks_and_the_next_fault_opens_another() -> None:
+    z = noise(9000) * 0.5
+    z[5000, 3] = z[5000 + QUIET + 2, 3] = 40.0
+    verdicts = judged(z)
+    assert verdicts.phase[[5000, 5000 + QUIET + 2]].tolist() == [OPENED, OPENED]
+    assert verdicts.incident[5000 + QUIET - 1] == 5000
+    assert verdicts.incident[5000 + QUIET + 1] == -1
+
+
+def test_an_alert_is_a_crossing_that_opens_or_worsens_an_incident() -> None:
+    z = noise(20_000)
+    z[10_000:10_300, 1] += np.linspace(5, 60, 300, dtype=np.float32)
+    verdicts = judged(z)
+    assert (verdicts.alert == (verdicts.phase != NONE)).all()
+    assert (verdicts.score[verdicts.alert] >= THRESHOLD).all()
+    assert (verdicts.phase == UPDATED).any()
+    crossed_alone = (verdicts.score >= THRESHOLD) & (verdicts.incident == np.arange(len(z)))
+    assert (verdicts.phase[crossed_alone] == OPENED).all()
+
+
+def test_lateness_alone_makes_a_tick_improbable_and_leaves_the_other_channels_alone() -> None:
+    z = noise(6000)
+    late = np.zeros(len(z), np.float32)
+    late[5000] = math.log1p(1e6)  # one second
+    z[5000] = np.nan
+    verdicts = judged(z, lateness=late)
+    assert verdicts.alert[5000]
+    assert verdicts.tails[5000].argmax() == LATE
+    assert verdicts.tails[5000, :LATE].max() == 0.0
+
+
+def test_missing_features_have_nothing_to_say() -> None:
+    z = noise(3000)
+    z[:, 8:11] = np.nan
+    tails = judged(z).tails
+    assert tails[:, 8:11].max() == 0.0
+    assert tails[:, F + 8 : F + 11].max() == 0.0
+
+
+def test_one_absurd_value_does_not_blind_the_judge() -> None:
+    z = noise(20_000)
+    z[8000] = 1e30
+    verdicts = judged(z)
+    assert verdicts.score[8000] == pytest.approx(MAX_SCORE, abs=9)
+    assert np.isfinite(verdicts.score).all()
+    z[9000, 2] = 40.0
+    assert judged(z).score[9000] > THRESHOLD
+
+
+@given(st.lists(st.integers(1, 400), min_size=1, max_size=6))
+def test_any_split_into_batches_gives_the_same_bits(cuts: list[int]) -> None:
+    z = noise(2400)
+    z[1000:1100] *= 20
+    whole = judged(z)
+    memory = np.zeros(1, MEMORY)
+    at, scores, phases = 0, [], []
+    for cut in [*cuts, len(z)]:
+        part = z[at : at + cut]
+        found = judged(part, memory, first_offset=at)
+        scores.append(found.score)
+        phases.append(found.phase)
+        at += len(part)
+    assert np.array_equal(np.concatenate(scores), whole.score)
+    assert np.array_equal(np.concatenate(phases), whole.phase)
+
+
+def test_a_higher_threshold_never_raises_the_number_of_incidents_by_more_than_adaptation_does() -> None:
+    z = noise(30_000) * np.float32(1.0)
+    blank = np.zeros_like(z)
+    found = Features(z, blank, blank, blank, np.zeros(len(z), np.float32))
+    opened = []
+    for threshold in (2.5, 3.0, 4.0):
+        verdicts = Judge(CALIBRATION, threshold).judge(
+            np.arange(len(z)), np.zeros(len(z), np.int64), found, z, blank, np.zeros(1, MEMORY)
+        )
+        opened.append(int((verdicts.phase == OPENED).sum()))
+    assert opened == sorted(opened, reverse=True)

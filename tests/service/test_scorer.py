@@ -1,0 +1,69 @@
+"""The same ticks give the same bits, however they are batched, interleaved, cut, saved and restored."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from service.autoencoder import Model, load
+from service.scorer import Scorer
+from service.ticks import Ticks
+from tests.samples import CELLS, every, random_ticks, shipped
+
+TICKS = random_ticks(1500, streams=7, partitions=2)
+MODELS = {cell: load(shipped(cell)) for cell in CELLS}
+
+
+@pytest.fixture(params=CELLS)
+def model(request: pytest.FixtureRequest) -> Model:
+    return MODELS[request.param]
+
+
+def scores(scorer: Scorer, batches: list[Ticks]) -> NDArray[np.float64]:
+    return np.concatenate([scorer.score(batch).verdicts.score for batch in batches])
+
+
+@pytest.mark.parametrize("step", [1, 13, 500])
+def test_batch_size_changes_no_bit_of_score_or_state(model: Model, step: int) -> None:
+    whole, cut = Scorer(model, 20), Scorer(model, 20)
+    ticks = TICKS.take(np.arange(400)) if step == 1 else TICKS
+    assert np.array_equal(scores(whole, [ticks]), scores(cut, every(ticks, step)))
+    assert state(whole) == state(cut)
+
+
+def state(scorer: Scorer) -> dict[tuple[int, str], bytes]:
+    return {
+        (s.partition, name): row.tobytes()
+        for s in scorer.streams.changed()
+        for name, row in zip(s.streams, s.rows, strict=True)
+    }
+
+
+def test_other_streams_in_the_batch_change_no_bit(model: Model) -> None:
+    together = Scorer(model, 20).score(TICKS).verdicts.score
+    for name in set(TICKS.stream):
+        at = np.array([i for i, s in enumerate(TICKS.stream) if s == name])
+        assert np.array_equal(Scorer(model, 20).score(TICKS.take(at)).verdicts.score, together[at])
+
+
+@settings(deadline=None, max_examples=15)
+@given(cut=st.integers(0, len(TICKS)), cell=st.sampled_from(CELLS))
+def test_a_restored_worker_goes_on_with_the_same_bits(cut: int, cell: str) -> None:
+    model = MODELS[cell]
+    first, second = TICKS.take(np.arange(cut)), TICKS.take(np.arange(cut, len(TICKS)))
+    steady, crashed, restored = Scorer(model, 20), Scorer(model, 20), Scorer(model, 20)
+    crashed.score(first)
+    for saved in crashed.streams.changed():
+        restored.streams.load(saved)
+    assert np.array_equal(scores(steady, [first, second])[cut:], scores(restored, [second]))
+
+
+def test_a_budget_ten_times_as_large_lowers_the_threshold(model: Model) -> None:
+    assert Scorer(model, 2).threshold > Scorer(model, 20).threshold > Scorer(model, 200).threshold
+
+
+def test_an_empty_batch_is_scored_as_nothing(model: Model) -> None:
+    assert len(Scorer(model, 20).score(TICKS.take(np.arange(0))).verdicts.score) == 0

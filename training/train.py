@@ -1,0 +1,125 @@
+"""From a folder of ticks to a model file: history, features, fit, calibrate, export. Behind `tickwatch train`."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from service.card import FORMAT, ModelCard, Standardisation
+from service.errors import TickwatchError
+from service.features import FEATURE_SET, FEATURES, offline
+from training.calibrate import NEUTRAL, calibrate, prior
+from training.export import export
+from training.fit import Fit, Settings, fit
+from training.history import History, read_history
+
+# A change in any of these modules may change the model that comes out.
+SOURCES = {
+    "service": ("card", "features", "judge"),
+    "training": ("autoencoder", "calibrate", "cells", "export", "fit", "history", "tape", "train"),
+}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run: ticks read, epochs (also those before a resume), the best one's validation loss, and the time."""
+
+    ticks: int
+    epochs: int
+    validation: float
+    seconds: float
+
+
+def train(data: Path, output: Path, settings: Settings, folder: Path, resume: bool, console: Console) -> Trained:
+    """Learn a detector from the tick file or folder `data` and write it to `output`.
+
+    `folder` takes settings, curves, checkpoint and a copy of the model. The same ticks, settings, code and kind
+    of CPU give the same bytes. Raises TickwatchError, and Interrupted on Ctrl-C, from which `resume` goes on.
+    """
+    began = time.monotonic()
+    _prepare(output, folder)
+    history = read_history(data)
+    streams = list(history.streams.values())
+    ticks = sum(map(len, streams))
+    console.print(f"{ticks:,} ticks of {len(streams)} streams; {history.rejected:,} rows could not be read")
+    if not resume:
+        (folder / "settings.json").write_bytes(_run_record(settings, history))
+
+    given = prior([t.take(np.arange(settings.trained(len(t)))) for t in streams])
+    inputs = [offline(t, given) for t in streams]
+    fitted = fit(inputs, settings, history.fingerprint, folder, resume, console)
+    _plot(fitted, folder / "curves.png")
+    card = ModelCard(
+        format=FORMAT,
+        feature_set=FEATURE_SET,
+        features=FEATURES,
+        cell=settings.cell,
+        hidden=settings.hidden,
+        bottleneck=settings.bottleneck,
+        standardisation=Standardisation(tuple(given.mean.tolist()), tuple(given.std.tolist())),
+        calibration=NEUTRAL,
+        thresholds={"100": 3.0},  # as improbable as the budget says, until the judge has been calibrated
+        data_fingerprint=history.fingerprint,
+        code_revision=code_revision(),
+        seed=settings.seed,
+    )
+    with console.status("calibrating the judge"):
+        calibration, thresholds = calibrate(export(fitted.model, card), streams)
+    model = export(fitted.model, msgspec.structs.replace(card, calibration=calibration, thresholds=thresholds))
+    kept = folder / "model.onnx"
+    kept.write_bytes(model)
+    try:
+        output.write_bytes(model)
+    except OSError as error:
+        raise TickwatchError(f"{output} can't be written ({error.strerror}); the model is in {kept}") from error
+    best = fitted.epochs[fitted.best]
+    return Trained(ticks, len(fitted.epochs), best.validation, time.monotonic() - began)
+
+
+def code_revision() -> str:
+    """SHA-256 of the sources that make a model, 64 hex digits; it needs no repository, and a wheel has it too."""
+    digest = hashlib.sha256()
+    for package, names in SOURCES.items():
+        for name in names:
+            digest.update((files(package) / f"{name}.py").read_bytes())
+    return digest.hexdigest()
+
+
+def _prepare(output: Path, folder: Path) -> None:
+    """Find out now, not after minutes of training, that a result has nowhere to go."""
+    if output.suffix != ".onnx" or output.is_dir():
+        raise TickwatchError(f"output {output} must be a file whose name ends with .onnx")
+    for path in (output.parent, folder):
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise TickwatchError(f"folder {path} can't be made ({error.strerror}); choose another one") from error
+
+
+def _run_record(settings: Settings, history: History) -> bytes:
+    record = {
+        "settings": asdict(settings),
+        "data_fingerprint": history.fingerprint,
+        "code_revision": code_revision(),
+        "ticks": {name: len(ticks) for name, ticks in history.streams.items()},
+    }
+    return msgspec.json.format(msgspec.json.encode(record), indent=2)
+
+
+def _plot(fitted: Fit, path: Path) -> None:
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot(xlabel="epoch", ylabel="mean Huber loss of the reconstruction")
+    number = range(1, len(fitted.epochs) + 1)
+    axes.plot(number, [epoch.train for epoch in fitted.epochs], ".-", label="training, input spoiled")
+    axes.plot(number, [epoch.validation for epoch in fitted.epochs], ".-", label="validation, input clean")
+    axes.axvline(fitted.best + 1, color="grey", linestyle=":", label="kept")
+    axes.legend()
+    figure.savefig(path, dpi=120)
