@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -72,52 +72,66 @@ def _side(value: float, up: str, down: str) -> str:
     return up if value >= 0 else down
 
 
-def _spread_words(observed: float, expected: float) -> str:
+def _times(value: float) -> str:
+    return f"{value:.1f}x" if abs(value) >= 1 else f"{value:.2g}x"
+
+
+def _spread(observed: float) -> str:
     if observed < 0:
         return f"quote crossed by {-observed:.1f} usual spreads"
-    return f"spread {observed:.1f}x its usual width"
+    return f"spread {_times(observed)} its usual width"
 
 
-def _run_words(what: str) -> Callable[[float, float], str]:
-    def words(observed: float, expected: float) -> str:
-        if observed < expected:
-            return f"{what} moved after {observed:.0f} ticks, expected to stay for about {expected:.0f}"
-        return f"{what} unchanged for {observed:.0f} ticks, expected about {max(expected, 0):.0f}"
+class _Words(NamedTuple):
+    """How to tell a feature: from its own scale to natural units, the observed value in words, the expected one in short."""
 
-    return words
-
-
-def _ratio_words(what: str) -> Callable[[float, float], str]:
-    return lambda o, e: f"{what} {o:.1f}x its usual level" if o >= 1 else f"{what} down to {o:.2g} of its usual level"
+    natural: Callable[[float], float]
+    observed: Callable[[float], str]
+    expected: Callable[[float], str]
 
 
-# feature -> (from the feature's scale to natural units, words for an observed and an expected value in them)
-_WORDS: dict[str, tuple[Callable[[float], float], Callable[[float, float], str]]] = {
-    "return": (math.sinh, lambda o, e: f"price {_side(o, 'up', 'down')} {abs(o):.1f}x its usual move in one tick"),
-    "mid_return": (math.sinh, lambda o, e: f"quote {_side(o, 'up', 'down')} {abs(o):.1f}x its usual move in one tick"),
-    "momentum": (
+def _move(what: str) -> _Words:
+    return _Words(
+        math.sinh, lambda o: f"{what} {_side(o, 'up', 'down')} {_times(abs(o))} its usual move in one tick", _times
+    )
+
+
+def _ratio(what: str) -> _Words:
+    return _Words(math.exp, lambda o: f"{what} {_times(o)} its usual level", _times)
+
+
+def _run(what: str) -> _Words:
+    return _Words(math.expm1, lambda o: f"{what} unchanged for {o:.0f} ticks", lambda e: f"{max(e, 0):.0f}")
+
+
+_WORDS = {
+    "return": _move("price"),
+    "mid_return": _move("quote"),
+    "momentum": _Words(
         lambda f: 4 * math.sinh(f),
-        lambda o, e: f"price {abs(o):.0f} usual moves {_side(o, 'above', 'below')} its recent mean",
+        lambda o: f"price {abs(o):.0f} usual moves {_side(o, 'above', 'below')} its recent mean",
+        lambda e: f"{e:+.0f}",
     ),
-    "volatility": (math.exp, _ratio_words("volatility")),
-    "gap": (math.expm1, lambda o, e: f"{duration(o)} since the last tick, expected about {duration(e)}"),
-    "rate": (math.exp, _ratio_words("tick rate")),
-    "size": (math.exp, lambda o, e: f"size {o:.6g}, expected about {e:.3g}"),
-    "size_run": (math.expm1, lambda o, e: f"{o + 1:.0f} trades of equal size in a row"),
-    "spread": (math.sinh, _spread_words),
-    "deviation": (
+    "volatility": _ratio("volatility"),
+    "gap": _Words(math.expm1, lambda o: f"{duration(o)} since the last tick", duration),
+    "rate": _ratio("tick rate"),
+    "size": _Words(math.exp, lambda o: f"size {o:.6g}", lambda e: f"{e:.3g}"),
+    "size_run": _Words(math.expm1, lambda o: f"{o + 1:.0f} trades of equal size in a row", lambda e: f"{e + 1:.0f}"),
+    "spread": _Words(math.sinh, _spread, _times),
+    "deviation": _Words(
         math.sinh,
-        lambda o, e: f"traded {abs(o):.1f} usual spreads {_side(o, 'above', 'below')} the mid",
+        lambda o: f"traded {abs(o):.1f} usual spreads {_side(o, 'above', 'below')} the mid",
+        lambda e: f"{round(e, 1) + 0.0:+.1f}",
     ),
-    "drift": (
+    "drift": _Words(
         math.sinh,
-        lambda o, e: f"trades stay {abs(o):.1f} usual spreads {_side(o, 'above', 'below')} the mid",
+        lambda o: f"trades stay {abs(o):.1f} usual spreads {_side(o, 'above', 'below')} the mid",
+        lambda e: f"{round(e, 1) + 0.0:+.1f}",
     ),
-    "price_run": (math.expm1, _run_words("price")),
-    "quote_run": (math.expm1, _run_words("quote")),
-    "alternation": (
-        lambda f: f,
-        lambda o, e: f"{o:.0%} of the price moves reverse the move before, expected about {e:.0%}",
+    "price_run": _run("price"),
+    "quote_run": _run("quote"),
+    "alternation": _Words(
+        lambda f: f, lambda o: f"{o:.0%} of the price moves reverse the move before", lambda e: f"{e:.0%}"
     ),
 }
 
@@ -143,13 +157,13 @@ def reasons(scored: Scored, i: int) -> list[Reason]:
             text = f"the last ticks together do not look like this stream, most of all their {most}"
             result.append(Reason(name, score, float((error**2).mean()), 0.0, text))
         else:
-            natural, words = _WORDS[name]
-            predicted = tails[c] > tails[F + c]  # the network expected something else than the stream's mean
+            words = _WORDS[name]
             center = float(found.mean[i, c])
-            if predicted:
+            if tails[c] > tails[F + c]:  # the network expected something else than the stream's mean
                 center += float(found.std[i, c]) * float(scored.expected[i, c])
-            observed, expected = natural(float(found.observed[i, c])), natural(min(center, 40.0))
-            result.append(Reason(name, score, observed, expected, words(observed, expected)))
+            observed, expected = words.natural(float(found.observed[i, c])), words.natural(min(center, 40.0))
+            text = f"{words.observed(observed)}, expected about {words.expected(expected)}"
+            result.append(Reason(name, score, observed, expected, text))
     return result
 
 

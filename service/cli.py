@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import time
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -113,42 +114,6 @@ def replay(
 
 
 @app.command()
-def train(
-    data: Annotated[Path, typer.Option("--data", help="Tick file, or folder of them, to learn from.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The .onnx file to write.")],
-    cell: Annotated[str, typer.Option("--cell", help="Recurrent cell: lstm, gru or rnn.")] = "gru",
-    hidden: Annotated[int, typer.Option("--hidden", help="Hidden size of encoder and decoder.", min=1, max=512)] = 32,
-    bottleneck: Annotated[
-        int, typer.Option("--bottleneck", help="Numbers that a tick is squeezed into.", min=1, max=64)
-    ] = 4,
-    epochs: Annotated[int, typer.Option("--epochs", help="Passes over the history at most.", min=1)] = 20,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on after the last finished epoch of this run's folder.")
-    ] = False,
-    folder: Annotated[
-        Path | None,
-        typer.Option(
-            "--folder", help="Results of the run: settings, curves, checkpoint. [default: runs/OUTPUT's name]"
-        ),
-    ] = None,
-    seed: settings.Seed = 1,
-) -> None:
-    """Train an autoencoder on history and export it with its calibration (needs the extra `training`)."""
-    try:
-        from training.fit import Settings  # noqa: PLC0415
-        from training.train import train as learn  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise TickwatchError(f"training needs {error.name}: pip install 'tickwatch[training]'") from error
-    if cell not in ("rnn", "lstm", "gru"):
-        raise TickwatchError(f"--cell {cell}: give lstm, gru or rnn")
-    wanted = Settings(cell=cell, hidden=hidden, bottleneck=bottleneck, epochs=epochs, seed=seed)  # type: ignore[arg-type]
-    done = learn(data, output, wanted, folder or Path("runs") / output.stem, resume, errors)
-    typer.echo(
-        f"wrote {output}: ticks={done.ticks} epochs={done.epochs} validation={done.validation:.4f} seconds={done.seconds:.0f}"
-    )
-
-
-@app.command()
 @settings.spread
 def worker(
     kafka: settings.Kafka,
@@ -164,6 +129,7 @@ def worker(
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     logging.getLogger("tickwatch").setLevel(logging.INFO)
+    logging.getLogger("kafka").setLevel(logging.ERROR)  # its warnings tell of what it goes on to mend
     consume(Options(model, alert_budget, commit_interval_ms, scores, host, port), _reach(kafka))
 
 
@@ -221,6 +187,8 @@ def _progress() -> Progress:
 
 def main() -> None:
     """The console script: errors are one line and an exit code, tracebacks only with --debug."""
+    for command in entry_points(group="tickwatch.commands"):  # training plugs in here: service knows nothing of it
+        app.command(command.name)(command.load())
     try:
         app()
     except TickwatchError as error:

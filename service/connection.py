@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kafka import errors
+from kafka.net.compat import KafkaNetClient
 
 from service.errors import TickwatchError
 
 Client = TypeVar("Client")
-ATTEMPT_MS = 4000
+ATTEMPT_MS = 3000
 PROBE_S = 2.0
 
 
@@ -96,16 +97,30 @@ class Reasons(logging.Handler):
         self.errors += [a for a in arguments if isinstance(a, BaseException)]
 
 
-def connect(settings: KafkaSettings, make: Callable[[], Client]) -> Client:
-    """The client that `make` makes, one attempt. Raises Unreachable, or TickwatchError if trying again will not help."""
+def connect(settings: KafkaSettings, kind: Callable[..., Client], **options: Any) -> Client:
+    """A kafka-python client of a kind (KafkaConsumer, KafkaProducer, KafkaAdminClient), in one attempt.
+
+    Raises Unreachable, or another TickwatchError if trying again will not help.
+    """
+    made: list[KafkaNetClient] = []
+
+    def network(**config: Any) -> KafkaNetClient:
+        made.append(KafkaNetClient(**config))
+        return made[-1]
+
+    for path in (settings.ca_file, settings.cert_file, settings.key_file):
+        if path is not None and not path.is_file():
+            raise TickwatchError(f"file {path}, given for the connection to Kafka, does not exist")
     reasons = Reasons()
     log = logging.getLogger("kafka")
     before = log.propagate
     log.addHandler(reasons)
     log.propagate = False
     try:
-        return make()
-    except (errors.KafkaError, OSError, ssl.SSLError) as error:
+        return kind(**settings.client(), **options, kafka_client=network)
+    except (errors.KafkaError, OSError) as error:
+        for client in made:  # or its thread and sockets would stay for ever
+            client.close()
         raise explain(settings, [*reasons.errors, error]) from error
     finally:
         log.removeHandler(reasons)

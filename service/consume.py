@@ -11,7 +11,7 @@ from service.autoencoder import find, load
 from service.connection import KafkaSettings
 from service.logs.kafka import KafkaLog
 from service.metrics import Metrics
-from service.scorer import Scorer
+from service.scorer import Scorer, warm_up
 from service.stop import Stop
 from service.web import Board, Pages, Status
 from service.worker import Worker
@@ -35,6 +35,7 @@ class Options:
 def consume(options: Options, kafka: KafkaSettings) -> None:
     """Score the topic's ticks until SIGINT or SIGTERM, then commit and leave."""
     scorer = Scorer(load(find(options.model)), options.alert_budget)
+    warm_up(scorer.model)
     streams = scorer.streams
     metrics = Metrics()
     status = Status(scorer.model.id, scorer.threshold)

@@ -17,7 +17,7 @@ from service.filefeed import FileFeed
 from service.files import tick_files
 from service.logs.sqlite import SqliteLog
 from service.metrics import Metrics
-from service.scorer import Scorer
+from service.scorer import Scorer, warm_up
 from service.simulator import Simulator
 from service.stop import Stop
 from service.terminal import Snapshot, View, summary_line
@@ -49,6 +49,8 @@ class Options:
 def run(options: Options, console: Console) -> None:
     """Score the feed until it ends, the time is over, or Ctrl-C; then print the summary line."""
     scorer = Scorer(load(find(options.model)), options.alert_budget)
+    with console.status("getting ready; the first run on a machine compiles its kernels"):
+        warm_up(scorer.model)
     path = options.data_dir / "log.sqlite"
     if not options.resume:
         _set_aside(path)

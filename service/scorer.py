@@ -25,6 +25,13 @@ class Scored:
     verdicts: Verdicts
 
 
+def warm_up(model: Model) -> None:
+    """Compile the kernels, which takes seconds on the first use on a machine, and run the model once."""
+    nothing = np.full(2, np.nan)
+    two = Ticks(np.zeros(2, np.int32), np.arange(2), ["", ""], np.arange(2), np.ones(2), *[nothing] * 5)
+    Scorer(model, 20.0).score(two)
+
+
 class Scorer:
     """A model and an alert budget (false alarms accepted per 100,000 ticks), with the state of all streams."""
 

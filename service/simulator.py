@@ -160,8 +160,8 @@ def _distort(  # noqa: C901  (one flat case per kind)
             depth = 0.01 + 0.03 * strength
             return [_scaled(tick, 1 - depth * fallen, it, quote=True)], f"{depth:.1%} down and back up again"
         case _:  # out-of-order tick
-            late = 0.5 + 1.5 * strength
-            return [msgspec.structs.replace(tick, ts=tick.ts - int(late * SECOND_NS))], f"one tick {late:.1f} s late"
+            late = 500 + round(1500 * strength)  # whole milliseconds, as every feed's clock can say them
+            return [msgspec.structs.replace(tick, ts=tick.ts - late * 1_000_000)], f"one tick {late / 1000:.1f} s late"
 
 
 def _faulty(fault: Fault, ticks: list[MarketTick], end: int) -> list[Item]:

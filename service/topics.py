@@ -50,7 +50,7 @@ def create_topics(settings: KafkaSettings, partitions: int = 8, replication: int
 
     The changelog gets as many partitions as the topic of ticks has. Raises TickwatchError.
     """
-    admin = _admin(settings)
+    admin = connect(settings, KafkaAdminClient)
     try:
         found = _describe(admin, settings)
         partitions = found[settings.ticks].partitions or partitions
@@ -73,7 +73,7 @@ def create_topics(settings: KafkaSettings, partitions: int = 8, replication: int
 
 def check_topics(settings: KafkaSettings) -> None:
     """Raise a TickwatchError that names the first topic with which a worker would not be safe."""
-    admin = _admin(settings)
+    admin = connect(settings, KafkaAdminClient)
     try:
         found = _describe(admin, settings)
     except KafkaError as error:
@@ -108,10 +108,6 @@ def _problem(changelog: Found, partitions: int) -> str | None:
     if record_bytes < RECORD_BYTES:
         return f"has max.message.bytes={record_bytes}, needed are {RECORD_BYTES}"
     return None
-
-
-def _admin(settings: KafkaSettings) -> KafkaAdminClient:
-    return connect(settings, lambda: KafkaAdminClient(**settings.client()))
 
 
 def _describe(admin: KafkaAdminClient, settings: KafkaSettings) -> dict[str, Found]:

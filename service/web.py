@@ -9,11 +9,12 @@ from pathlib import Path
 
 import msgspec
 import uvicorn
-from prometheus_client import CollectorRegistry, make_asgi_app
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
-from starlette.routing import Mount, Route
+from starlette.routing import Route
 
 from service import __version__
 from service.alerts import Alert
@@ -93,6 +94,10 @@ def _app(board: Board, registry: CollectorRegistry) -> Starlette:
         body = {"status": board.status, "alerts": list(board.alerts)[::-1][:50]}
         return Response(msgspec.json.encode(body), media_type="application/json", headers=HEADERS)
 
+    async def metrics(request: Request) -> Response:
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(registry), media_type=content_type, headers=HEADERS)
+
     async def alive(request: Request) -> Response:
         return JSONResponse({"status": "alive"}, headers=HEADERS)
 
@@ -106,6 +111,6 @@ def _app(board: Board, registry: CollectorRegistry) -> Starlette:
             Route("/status.json", status),
             Route("/healthz", alive),
             Route("/readyz", ready),
-            Mount("/metrics", make_asgi_app(registry)),
+            Route("/metrics", metrics),
         ]
     )

@@ -164,5 +164,5 @@ def score_frames(scored: Scored, topic: str, model_id: str) -> list[Output]:
             "score": verdicts.score[at].tolist(),
             "alert": verdicts.alert[at].tolist(),
         }
-        frames.append(Output(partition, b"", msgspec.json.encode(frame)))
+        frames.append(Output(partition, b"%d" % partition, msgspec.json.encode(frame)))
     return frames

@@ -16,16 +16,29 @@ SKIPPED = pytest.StashKey[str]()
 
 
 @pytest.fixture(scope="session")
-def kafka(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[str]:
+def kafka_jars(pytestconfig: pytest.Config) -> None:
+    """Everything that starting a broker needs; skips, or fails in CI, where it cannot be had."""
+    reason = missing()
+    if reason is None:
+        fetch_jars()
+    elif os.environ.get("CI") == "true":
+        pytest.fail(f"no Kafka: {reason}")
+    else:
+        pytestconfig.stash[SKIPPED] = reason
+        pytest.skip(f"no Kafka: {reason}")
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[str]:
     """Bootstrap address of a broker without security."""
     address = os.environ.get("TICKWATCH_TEST_KAFKA")
     if address:
         yield address
         return
-    _need_jars(pytestconfig)
+    request.getfixturevalue("kafka_jars")
     broker = Broker(tmp_path_factory.mktemp("broker"))
-    broker.format()
     try:
+        broker.format()
         broker.start()
         yield broker.bootstrap
     finally:
@@ -33,25 +46,13 @@ def kafka(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config)
 
 
 @pytest.fixture
-def own_broker(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Broker]:
-    """A formatted broker that the test starts, and may kill, by itself."""
-    _need_jars(pytestconfig)
+def own_broker(kafka_jars: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A broker that the test formats, starts, and may kill, by itself."""
     broker = Broker(tmp_path_factory.mktemp("broker"))
     try:
         yield broker
     finally:
         broker.kill()
-
-
-def _need_jars(config: pytest.Config) -> None:
-    reason = missing()
-    if reason is None:
-        fetch_jars()
-    elif os.environ.get("CI") == "true":
-        pytest.fail(f"no Kafka: {reason}")
-    else:
-        config.stash[SKIPPED] = reason
-        pytest.skip(f"no Kafka: {reason}")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

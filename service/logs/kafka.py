@@ -32,10 +32,11 @@ from service.logs import Checkpoint, DeadLetter, LogReset, PartitionState, Poll,
 from service.logs.changelog import RECORD_BYTES, Changelog
 from service.logs.membership import Membership
 from service.logs.restore import Restore, Restored
-from service.logs.watchdog import Watchdog, end_process
+from service.logs.watchdog import Watchdog
+from service.topics import check_topics
 
 LOG = logging.getLogger("tickwatch")
-FLUSH_S = 30
+FLUSH_S = 10  # as long as the broker keeps a transaction open
 HANG_S = 120
 LETTER_BYTES = 512 * 1024  # a dead letter's value is cut here, or its topic might refuse it for ever
 FAILURES = 10  # commits in a row; what fails so often will not pass by itself
@@ -70,7 +71,6 @@ class KafkaLog:
         rows: Rows,
         *,
         max_records: int = 5000,
-        on_hang: Callable[[str], None] = end_process,
     ) -> None:
         self.name = settings.ticks
         self.connect_attempts = 0
@@ -79,7 +79,7 @@ class KafkaLog:
         self._layout = layout
         self._rows = rows
         self._max_records = max_records
-        self._watchdog = Watchdog(f"a transaction at {settings.bootstrap_servers}", HANG_S, on_hang)
+        self._watchdog = Watchdog(f"a transaction at {settings.bootstrap_servers}", HANG_S)
         self._member: Membership | None = None
         self._producer: KafkaProducer | None = None
         self._restore: Restore | None = None
@@ -136,8 +136,7 @@ class KafkaLog:
                 return []
             if self._restore is None:
                 new = partial(Changelog, self._layout, self._row_bytes)
-                make = partial(Restore, self._settings, member.consumer, self._row_bytes, new)
-                self._restore = connect(self._settings, make)
+                self._restore = Restore(self._settings, member.consumer, self._row_bytes, new)
             return self._restore.step(member.waiting)
         except (Unreachable, errors.RetriableError) as error:
             LOG.warning("restoring state waits: %s", error)
@@ -231,7 +230,7 @@ class KafkaLog:
             first_s, most_s = BACKOFF_S
             wait_s = min(most_s, first_s * 2 ** (self.connect_attempts - 1)) * random.uniform(0.5, 1)
             self._try_at = time.monotonic() + wait_s
-            LOG.warning("%s Attempt %d failed, next in %.1f s.", error, self.connect_attempts, wait_s)
+            LOG.warning("%s (attempt %d failed, next in %.1f s)", error, self.connect_attempts, wait_s)
             return None
         except errors.KafkaError as error:
             raise self._explained(error) from error
@@ -241,11 +240,12 @@ class KafkaLog:
     def _connect(self) -> Membership:
         settings = self._settings
         if self._member is None:
-            self._member = connect(settings, lambda: Membership(settings))
+            check_topics(settings)
+            self._member = Membership(settings)
         else:
             self._check_not_replaced(self._member.consumer.group_metadata().member_id)
-        identity = {"transactional_id": f"{settings.group}.{settings.instance}"}
-        producer = connect(settings, lambda: KafkaProducer(**settings.client(), **PRODUCER, **identity))
+        transactional_id = f"{settings.group}.{settings.instance}"
+        producer = connect(settings, KafkaProducer, **PRODUCER, transactional_id=transactional_id)
         try:
             with self._watchdog:
                 producer.init_transactions()
@@ -258,7 +258,7 @@ class KafkaLog:
     def _check_not_replaced(self, member_id: str) -> None:
         """A member that comes back from a long pause must not throw out the one that took its place."""
         settings = self._settings
-        admin = connect(settings, lambda: KafkaAdminClient(**settings.client()))
+        admin = connect(settings, KafkaAdminClient)
         try:
             members = admin.describe_groups([settings.group])[settings.group]["members"]
         finally:

@@ -10,7 +10,7 @@ from kafka.consumer.fetcher import ConsumerRecord
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.structs import ConsumerGroupMetadata, MemberState
 
-from service.connection import KafkaSettings
+from service.connection import KafkaSettings, connect
 
 CONSUMER = {
     "enable_auto_commit": False,
@@ -23,6 +23,9 @@ CONSUMER = {
     "fetch_max_wait_ms": 100,
     "fetch_max_bytes": 16 * 1024 * 1024,
 }
+
+
+JOIN_MS = 5000
 
 
 class Assignor(CooperativeStickyAssignor):  # type: ignore[misc]
@@ -56,8 +59,9 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
 
     def __init__(self, settings: KafkaSettings) -> None:
         self._assignor = Assignor()
-        self.consumer = KafkaConsumer(
-            **settings.client(),
+        self.consumer = connect(
+            settings,
+            KafkaConsumer,
             **CONSUMER,
             group_id=settings.group,
             group_instance_id=settings.instance,
@@ -73,11 +77,14 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
 
     def poll(self, timeout_ms: int, max_records: int) -> dict[TopicPartition, list[ConsumerRecord]]:
         """Records of the active partitions; joins the group, and lets partitions come and go, as needed."""
+        # A poll that runs out of time during a join loses its outcome, and the next one joins anew: with short polls the group
+        # would rebalance for ever, or a leader stay without its partitions (coordinator/base.py `join_group_async`,
+        # coordinator/consumer.py `need_rejoin`). So joins are waited for here; there is no public way.
+        coordinator = self.consumer._coordinator
+        if coordinator.need_rejoin() or self.consumer.group_metadata().state is not MemberState.STABLE:
+            coordinator.request_rejoin()
+            coordinator.poll(timeout_ms=JOIN_MS)
         found: dict[TopicPartition, list[ConsumerRecord]] = self.consumer.poll(timeout_ms, max_records)
-        if self.consumer.group_metadata().state is MemberState.REBALANCING:
-            # A leader that rejoins because metadata changed forgets why once it has assigned (coordinator/consumer.py,
-            # `need_rejoin`). If this poll's time ran out in between, its new assignment would never be taken in.
-            self.consumer._coordinator.request_rejoin()  # noqa: SLF001  (there is no public way)
         return found
 
     def identity(self) -> ConsumerGroupMetadata | None:

@@ -13,7 +13,7 @@ from kafka.consumer.fetcher import ConsumerRecord
 from kafka.errors import KafkaTimeoutError
 from numpy.typing import NDArray
 
-from service.connection import KafkaSettings
+from service.connection import KafkaSettings, connect
 from service.errors import TickwatchError
 from service.logs import PartitionState
 from service.logs.changelog import RECORD_BYTES, Changelog, ForeignLayout
@@ -70,13 +70,11 @@ class Restore:
         self._new = new
         self._reading: dict[int, Reading] = {}
         self._mismatches: dict[int, int] = {}
-        plain = settings.client() | {
-            "enable_auto_commit": False,
-            "auto_offset_reset": "earliest",
-            "metrics_enabled": False,
-        }
-        self._ends = KafkaConsumer(**plain)
-        self._reader = KafkaConsumer(
+        plain = {"enable_auto_commit": False, "auto_offset_reset": "earliest", "metrics_enabled": False}
+        self._ends = connect(settings, KafkaConsumer, **plain)
+        self._reader = connect(
+            settings,
+            KafkaConsumer,
             **plain,
             isolation_level="read_committed",
             max_partition_fetch_bytes=RECORD_BYTES,

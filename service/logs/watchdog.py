@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable
 from types import TracebackType
 
 HUNG = 70  # exit code; EX_SOFTWARE of sysexits.h
 
 
-def end_process(what: str) -> None:
+def _end_process(what: str) -> None:
     """Say it and leave without cleaning up: what hangs would hang the cleaning up too."""
     sys.stderr.write(f"tickwatch: {what}; the process ends with code {HUNG} and the log restores the state\n")
     sys.stderr.flush()
@@ -24,10 +23,9 @@ class Watchdog:
     It counts its own seconds, so a process that was stopped and goes on is not taken for one that hangs.
     """
 
-    def __init__(self, what: str, limit_s: int, on_hang: Callable[[str], None] = end_process) -> None:
+    def __init__(self, what: str, limit_s: int) -> None:
         self._what = what
         self._limit_s = limit_s
-        self._on_hang = on_hang
         self._seconds = 0
         self._inside = False
         self._closed = threading.Event()
@@ -37,7 +35,7 @@ class Watchdog:
         while not self._closed.wait(1):
             self._seconds += 1
             if self._inside and self._seconds > self._limit_s:
-                self._on_hang(f"{self._what} hung for {self._limit_s} seconds")
+                _end_process(f"{self._what} hung for {self._limit_s} seconds")
 
     def __enter__(self) -> None:
         self._seconds = 0

@@ -28,6 +28,8 @@ SETTINGS = {
     "transaction.state.log.num.partitions": "4",
     "share.coordinator.state.topic.replication.factor": "1",
     "auto.create.topics.enable": "false",
+    "broker.session.timeout.ms": "3000",  # until a killed broker may come back under its number
+    "broker.heartbeat.interval.ms": "500",
     "log.cleaner.backoff.ms": "500",  # compaction within the patience of a test
     "num.network.threads": "2",
     "num.io.threads": "4",

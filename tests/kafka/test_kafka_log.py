@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import logging
 import signal
@@ -10,10 +11,12 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
+from kafka import KafkaAdminClient
+from kafka.admin import ConfigResource, ConfigResourceType
 
 from service.connection import KafkaSettings
 from service.errors import TickwatchError
@@ -22,8 +25,17 @@ from tests.kafka.broker import Broker, free_ports, produce, read_all
 from tests.kafka.toy import Toy, names
 
 ROOT = Path(__file__).parents[2]
+# kafka-python leaves sockets of refused connections to the garbage collector
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 PREFIXES = (f"t{time.time_ns()}-{i}" for i in itertools.count())
 TICKS = [(b"stream %d" % (i % 7), b"%d" % (i * i % 1000)) for i in range(300)]
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """Lets forgotten sockets be found in the test that left them."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture
@@ -49,20 +61,21 @@ def toys() -> Iterator[Callable[..., Toy]]:
 
 
 @pytest.fixture
-def processes() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Runs toys as programs and ends them."""
+def processes(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Runs toys as programs, what they say in `<instance>.err`, and ends them."""
     started: list[subprocess.Popen[bytes]] = []
 
     def start(settings: KafkaSettings, instance: str, *crash: str) -> subprocess.Popen[bytes]:
         prefix = settings.group.removesuffix("-group")
         command = [sys.executable, "-m", "tests.kafka.toy", settings.bootstrap_servers, prefix, instance, *crash]
-        started.append(subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE))
+        with (tmp_path / f"{instance}.err").open("wb") as err:
+            started.append(subprocess.Popen(command, cwd=ROOT, stderr=err))
         return started[-1]
 
     yield start
     for process in started:
         process.kill()
-        process.communicate()
+        process.wait()
 
 
 def until(done: Callable[[], bool], *toys: Toy, timeout_s: float = 40) -> None:
@@ -81,7 +94,9 @@ def finished(settings: KafkaSettings) -> Callable[[], bool]:
 
 def good(settings: KafkaSettings) -> int:
     """How many ticks can be counted."""
-    return sum((r.value or b"").isdigit() for r in read_all(settings.bootstrap_servers, settings.ticks))
+    return sum(
+        r.key is not None and (r.value or b"").isdigit() for r in read_all(settings.bootstrap_servers, settings.ticks)
+    )
 
 
 def assert_exactly_once(settings: KafkaSettings) -> None:
@@ -142,7 +157,12 @@ def test_a_killed_worker_loses_and_repeats_nothing(
 
 
 def test_what_cannot_be_read_is_buried_once_with_its_origin(settings: KafkaSettings, toys: Callable[..., Toy]) -> None:
-    bad: list[tuple[bytes | None, bytes | None]] = [(b"a", b"x"), (b"a", None), (None, b"7"), (b"a", b"9" + b"z" * 900_000)]
+    bad: list[tuple[bytes | None, bytes | None]] = [
+        (b"a", b"x"),
+        (b"a", None),
+        (None, b"7"),
+        (b"a", b"9" + b"z" * 900_000),
+    ]
     produce(settings.bootstrap_servers, settings.ticks, [(b"a", b"1"), *bad, (b"a", b"2")], partition=1)
     until(finished(settings), toys(settings))
     letters = read_all(settings.bootstrap_servers, settings.dead_letters)
@@ -154,22 +174,21 @@ def test_what_cannot_be_read_is_buried_once_with_its_origin(settings: KafkaSetti
 
 
 def test_partitions_that_stay_are_not_disturbed_when_a_worker_joins_and_leaves(
-    settings: KafkaSettings, toys: Callable[..., Toy]
+    settings: KafkaSettings, toys: Callable[..., Toy], processes: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
     produce(settings.bootstrap_servers, settings.ticks, TICKS)
     first = toys(settings)
     until(lambda: len(first.restored) == 2, first)
-    second = toys(names(settings.bootstrap_servers, settings.group.removesuffix("-group"), "two"))
-    until(lambda: len(second.restored) == 1, first, second)
-    produce(settings.bootstrap_servers, settings.ticks, TICKS)
-    until(finished(settings), first, second)
-    assert (len(first.restored), len(first.lost), first.resets) == (2, 1, 0)
-    assert {p for p, _ in first.state} | {p for p, _ in second.state} == {0, 1}
-    assert not {p for p, _ in first.state} & {p for p, _ in second.state}
-    second.log.close()
+    second = processes(settings, "two")
+    until(lambda: len(first.lost) == 1, first)
     produce(settings.bootstrap_servers, settings.ticks, TICKS)
     until(finished(settings), first)
-    assert (len(first.restored), first.resets) == (3, 0)
+    assert len({partition for partition, _ in first.state}) == 1
+    second.terminate()
+    assert second.wait(20) == 0
+    produce(settings.bootstrap_servers, settings.ticks, TICKS)
+    until(finished(settings), first)
+    assert (len(first.restored), len(first.lost), first.resets) == (3, 1, 0)
     assert_exactly_once(settings)
 
 
@@ -191,7 +210,7 @@ def test_a_worker_that_was_paused_writes_nothing_and_rejoins(
 
 
 def test_a_worker_whose_name_was_taken_stops_and_says_so(
-    settings: KafkaSettings, toys: Callable[..., Toy], processes: Callable[..., subprocess.Popen[bytes]]
+    settings: KafkaSettings, toys: Callable[..., Toy], processes: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
 ) -> None:
     produce(settings.bootstrap_servers, settings.ticks, TICKS)
     zombie = processes(settings, "one")
@@ -207,5 +226,94 @@ def test_a_worker_whose_name_was_taken_stops_and_says_so(
         if zombie.poll() is not None:
             break
     assert zombie.wait(20) == 1
-    assert b"another worker runs as instance one" in zombie.communicate()[1]
+    assert b"another worker runs as instance one" in (tmp_path / "one.err").read_bytes()
     assert_exactly_once(settings)
+
+
+def test_what_compaction_leaves_is_enough(settings: KafkaSettings, toys: Callable[..., Toy]) -> None:
+    produce(settings.bootstrap_servers, settings.ticks, TICKS * 4)
+    toy = toys(settings, max_records=20)
+    until(finished(settings), toy)
+    written = len(read_all(settings.bootstrap_servers, settings.changelog))
+    compact_now(settings)
+
+    def compacted() -> bool:
+        produce(
+            settings.bootstrap_servers, settings.ticks, [(b"stream 1", b"1"), (b"stream 2", b"1")]
+        )  # rolls segments
+        return len(read_all(settings.bootstrap_servers, settings.changelog)) < written / 2
+
+    until(compacted, toy)
+    until(finished(settings), toy)
+    toy.log.close()
+    again = toys(settings)
+    until(lambda: len(again.restored) == 2, again)
+    assert again.state == toy.state
+    produce(settings.bootstrap_servers, settings.ticks, TICKS)
+    until(finished(settings), again)
+    assert_exactly_once(settings)
+
+
+def compact_now(settings: KafkaSettings) -> None:
+    """Make the broker's cleaner eager on the changelog."""
+    admin = KafkaAdminClient(bootstrap_servers=settings.bootstrap_servers)
+    eager = {"segment.ms": "100", "min.cleanable.dirty.ratio": "0.01", "max.compaction.lag.ms": "100"}
+    admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, settings.changelog, eager)])
+    admin.close()
+
+
+def test_a_broker_that_dies_and_comes_back_costs_nothing(own_broker: Broker, toys: Callable[..., Toy]) -> None:
+    own_broker.format()
+    own_broker.start()
+    settings = names(own_broker.bootstrap, "b", "one")
+    create_topics(settings, partitions=2, replication=1)
+    toy = toys(settings)
+    for _ in range(2):
+        produce(settings.bootstrap_servers, settings.ticks, TICKS)
+        until(lambda: toy.step() > 0)
+        own_broker.kill()
+        for _ in range(3):
+            toy.step()
+        own_broker.start()
+        until(finished(settings), toy)
+    assert_exactly_once(settings)
+
+
+def test_state_of_another_layout_is_refused(settings: KafkaSettings, toys: Callable[..., Toy]) -> None:
+    produce(settings.bootstrap_servers, settings.ticks, TICKS)
+    toy = toys(settings, layout="gru/1")
+    until(finished(settings), toy)
+    toy.log.close()
+    with pytest.raises(TickwatchError, match=r"gru/1, this worker has lstm/2; run that model, or"):
+        until(lambda: False, toys(settings, layout="lstm/2"))
+
+
+def test_a_changelog_that_does_not_fit_the_offsets_is_refused(
+    settings: KafkaSettings, toys: Callable[..., Toy]
+) -> None:
+    produce(settings.bootstrap_servers, settings.ticks, TICKS, partition=0)
+    toy = toys(settings)
+    until(finished(settings), toy)
+    toy.log.close()
+    with pytest.raises(TickwatchError, match=r"as of offset 300 of topic .* but group other committed None"):
+        until(lambda: False, toys(replace(settings, group="other")))
+
+
+def test_a_broker_that_nobody_started_is_named_and_tried_again(
+    toys: Callable[..., Toy], caplog: pytest.LogCaptureFixture
+) -> None:
+    (port,) = free_ports(1)
+    toy = toys(names(f"127.0.0.1:{port}", "x", "one"))
+    with caplog.at_level(logging.WARNING, "tickwatch"):
+        until(lambda: toy.log.connect_attempts == 2, toy)
+    assert not toy.log.connected
+    lines = [r.getMessage() for r in caplog.records if r.name == "tickwatch"]
+    assert f"Kafka at 127.0.0.1:{port}: cannot be reached (PLAINTEXT;" in lines[0]
+    assert "(attempt 2 failed, next in" in lines[1]
+
+
+def test_a_transaction_that_hangs_ends_the_process() -> None:
+    code = "from service.logs.watchdog import Watchdog; import time\nwith Watchdog('a transaction', 0): time.sleep(60)"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=30, check=False)
+    assert ended.returncode == 70
+    assert b"a transaction hung for 0 seconds; the process ends with code 70" in ended.stderr

@@ -74,7 +74,9 @@ class Toy:
             self.restored += [r.partition for r in poll.restored]
             self.lost += poll.lost
             records = poll.records
-            for i, (partition, offset) in enumerate(zip(records.partition.tolist(), records.offset.tolist(), strict=True)):
+            for i, (partition, offset) in enumerate(
+                zip(records.partition.tolist(), records.offset.tolist(), strict=True)
+            ):
                 self._tick(partition, offset, records.key[i], records.value[i])
             self.commit()
             return len(records)

@@ -92,7 +92,8 @@ def test_contributions_are_one_number_per_feature() -> None:
 
 
 @pytest.mark.parametrize(
-    ("microseconds", "text"), [(350, "350 us"), (1200, "1.2 ms"), (2.5e6, "2.5 s"), (9e7, "1.5 min"), (6.12e10, "17.0 h")]
+    ("microseconds", "text"),
+    [(350, "350 us"), (1200, "1.2 ms"), (2.5e6, "2.5 s"), (9e7, "1.5 min"), (6.12e10, "17.0 h")],
 )
 def test_durations_are_told_in_the_unit_people_use(microseconds: float, text: str) -> None:
     assert duration(microseconds) == text

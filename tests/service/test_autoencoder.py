@@ -29,7 +29,7 @@ def resealed(change: Callable[[onnx.ModelProto], None]) -> bytes:
     for entry in model.metadata_props:
         if entry.key == DIGEST_KEY:
             entry.value = UNSEALED
-    data = model.SerializeToString()
+    data: bytes = model.SerializeToString()
     return data.replace(UNSEALED.encode(), digest(data, UNSEALED).encode())
 
 
@@ -77,7 +77,7 @@ def make_foreign() -> bytes:
     value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
     out = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
     graph = helper.make_graph([helper.make_node("Tanh", ["x"], ["y"])], "g", [value], [out])
-    return helper.make_model(graph).SerializeToString()
+    return bytes(helper.make_model(graph).SerializeToString())
 
 
 def add_foreign_domain(model: onnx.ModelProto) -> None:

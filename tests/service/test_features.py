@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from service.features import CLIP, FEATURES, MEMORY, NO_PRIOR, SPREAD, F, Features, features, offline
-from service.ticks import NUMBERS, Ticks
+from service.ticks import Ticks
 from tests.samples import every, random_ticks, with_numbers
 
 ONE = random_ticks(3000, streams=1)
@@ -55,7 +55,8 @@ def test_negative_prices_give_the_features_of_positive_ones() -> None:
 
 
 def test_missing_quotes_and_sizes_are_missing_features_and_nothing_else() -> None:
-    bare = replace(ONE, **{n: np.full(len(ONE), np.nan) for n in NUMBERS if n != "price"})
+    blank = np.full(len(ONE), np.nan)
+    bare = replace(ONE, size=blank, bid=blank, ask=blank, bid_size=blank, ask_size=blank)
     found = run(bare)
     known = {FEATURES[i] for i in np.flatnonzero(~np.isnan(found.z[10:]).all(axis=0))}
     assert known == {"return", "momentum", "volatility", "gap", "rate", "price_run", "alternation"}
@@ -106,7 +107,9 @@ sizes = st.floats(0, 1e15) | st.just(float("nan"))
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(numbers, sizes, numbers | st.just(float("nan")), numbers, st.integers(0, 2**62)), max_size=40))
+@given(
+    st.lists(st.tuples(numbers, sizes, numbers | st.just(float("nan")), numbers, st.integers(0, 2**62)), max_size=40)
+)
 def test_no_ticks_ever_put_nan_or_infinity_into_the_memory(
     rows: list[tuple[float, float, float, float, int]],
 ) -> None:

@@ -92,8 +92,8 @@ def test_a_commit_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
 def test_outputs_are_rows_that_any_sqlite_client_reads(tmp_path: Path) -> None:
     log = opened(tmp_path)
     log.append([b"a"], b"")
-    outputs = {"alerts": [Output(0, b"k", b"{}")], "scores": [Output(0, b"", b"{}")]}
-    log.commit(Checkpoint({0: 1}, dead_letters=[DeadLetter(0, 0, b"k", b"a", "why")], **outputs))
+    alert, frame, letter = Output(0, b"k", b"{}"), Output(0, b"", b"{}"), DeadLetter(0, 0, b"k", b"a", "why")
+    log.commit(Checkpoint({0: 1}, alerts=[alert], scores=[frame], dead_letters=[letter]))
     assert [count(tmp_path, t) for t in ("alerts", "scores", "dead_letters", "offsets")] == [1, 1, 1, 1]
     log.close()
 

@@ -1,0 +1,65 @@
+"""The commands that training adds to `tickwatch`; torch and matplotlib are imported only when one of them runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from service.errors import TickwatchError
+from service.settings import AlertBudget, Model, Seed
+
+MISSING = "this command needs {}: pip install 'tickwatch[training]'"
+
+
+def train(
+    data: Annotated[Path, typer.Option("--data", help="Tick file, or folder of them, to learn from.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .onnx file to write.")],
+    cell: Annotated[str, typer.Option("--cell", help="Recurrent cell: lstm, gru or rnn.")] = "gru",
+    hidden: Annotated[int, typer.Option("--hidden", help="Hidden size of encoder and decoder.", min=1, max=512)] = 32,
+    bottleneck: Annotated[
+        int, typer.Option("--bottleneck", help="Numbers that a tick is squeezed into.", min=1, max=64)
+    ] = 4,
+    epochs: Annotated[int, typer.Option("--epochs", help="Passes over the history at most.", min=1)] = 20,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on after the last finished epoch of this run's folder.")
+    ] = False,
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--folder", help="Results of the run: settings, curves, checkpoint. [default: runs/OUTPUT's name]"
+        ),
+    ] = None,
+    seed: Seed = 1,
+) -> None:
+    """Train an autoencoder on history and export it with its calibration (needs the extra `training`)."""
+    try:
+        from training.fit import Settings  # noqa: PLC0415
+        from training.train import train as learn  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise TickwatchError(MISSING.format(error.name)) from error
+    if cell not in ("rnn", "lstm", "gru"):
+        raise TickwatchError(f"--cell {cell}: give lstm, gru or rnn")
+    wanted = Settings(cell=cell, hidden=hidden, bottleneck=bottleneck, epochs=epochs, seed=seed)  # type: ignore[arg-type]
+    done = learn(data, output, wanted, folder or Path("runs") / output.stem, resume, Console(stderr=True))
+    typer.echo(
+        f"wrote {output}: ticks={done.ticks} epochs={done.epochs} validation={done.validation:.4f} seconds={done.seconds:.0f}"
+    )
+
+
+def plot(
+    file: Annotated[Path, typer.Argument(help="Parquet, CSV or JSON-lines file of ticks.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Picture to write: .png, .svg or .pdf.")],
+    stream: Annotated[str | None, typer.Option("--stream", help="Stream to show. [default: the first by name]")] = None,
+    around: Annotated[int, typer.Option("--around", help="Ticks before and after the strongest alert.", min=10)] = 1500,
+    model: Model = "gru",
+    alert_budget: AlertBudget = 20.0,
+) -> None:
+    """Draw a stream of a file around its most improbable alert (needs the extra `training`)."""
+    try:
+        from training.plot import plot as draw  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise TickwatchError(MISSING.format(error.name)) from error
+    typer.echo(draw(file, stream, model, alert_budget, around, output))
