@@ -107,6 +107,7 @@ def _run(what: str) -> _Words:
 _WORDS = {
     "return": _move("price"),
     "mid_return": _move("quote"),
+    "spike": _Words(math.sinh, lambda o: f"price back by {_times(o)} its usual move after a spike", _times),
     "momentum": _Words(
         lambda f: 4 * math.sinh(f),
         lambda o: f"price {abs(o):.0f} usual moves {_side(o, 'above', 'below')} its recent mean",

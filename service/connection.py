@@ -113,8 +113,9 @@ def connect(settings: KafkaSettings, kind: Callable[..., Client], **options: Any
             raise TickwatchError(f"file {path}, given for the connection to Kafka, does not exist")
     reasons = Reasons()
     log = logging.getLogger("kafka")
-    before = log.propagate
+    before = log.propagate, log.level
     log.addHandler(reasons)
+    log.setLevel(logging.INFO)
     log.propagate = False
     try:
         return kind(**settings.client(), **options, kafka_client=network)
@@ -124,7 +125,8 @@ def connect(settings: KafkaSettings, kind: Callable[..., Client], **options: Any
         raise explain(settings, [*reasons.errors, error]) from error
     finally:
         log.removeHandler(reasons)
-        log.propagate = before
+        log.propagate, level = before
+        log.setLevel(level)
 
 
 def explain(settings: KafkaSettings, reasons: list[BaseException]) -> TickwatchError:
@@ -152,6 +154,9 @@ def explain(settings: KafkaSettings, reasons: list[BaseException]) -> TickwatchE
         return TickwatchError(
             f"{where}: speaks TLS, not plaintext ({tried}); set the security protocol SSL or SASL_SSL"
         )
+    if spoken is not None and settings.security_protocol.startswith("SASL"):
+        # kafka-python loses the broker's verdict now and then, when the end of the connection comes right behind it
+        return Unreachable(f"{where}: ends the connection at login; most likely a wrong user or password ({tried})")
     if spoken is not None:
         return Unreachable(
             f"{where}: answers but lets nobody in ({tried}); it may be starting, or want another protocol"
@@ -179,3 +184,14 @@ def spoken_at(bootstrap_servers: str) -> str | None:
         except (OSError, ValueError):
             continue
     return None
+
+
+def explain_denied(settings: KafkaSettings, error: BaseException) -> TickwatchError:
+    """Which rights a worker needs."""
+    user = f"user {settings.username!r}" if settings.username else "this client"
+    return TickwatchError(
+        f"Kafka at {settings.bootstrap_servers} denies {user} something that a worker needs ({error}); grant read on topic"
+        f" {settings.ticks} and group {settings.group}; write on topics {settings.alerts}, {settings.scores},"
+        f" {settings.dead_letters}; read, write and describe-configs on topic {settings.changelog}; write and describe on"
+        f" transactional id {settings.group}.{settings.instance}"
+    )

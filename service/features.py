@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from service.ticks import Ticks
 
-FEATURE_SET = "tick-14"  # changes whenever a feature or the memory below changes meaning
+FEATURE_SET = "tick-15"  # changes whenever a feature or the memory below changes meaning
 FEATURES = (
     "return",  # asinh of the price change over its EW volatility
     "mid_return",  # the same for the middle of the quote
+    "spike",  # asinh of the part of the last price change that this one takes back, over the volatility
     "momentum",  # price against its EW mean of ~32 ticks, over the volatility of such a distance
     "volatility",  # log ratio of fast to slow EW volatility
     "gap",  # log microseconds since the stream's last tick
@@ -34,8 +35,8 @@ FEATURES = (
     "alternation",  # EW share of price moves that reverse the move before
 )
 F = len(FEATURES)
-RETURN, MID_RETURN, MOMENTUM, VOLATILITY, GAP, RATE, SIZE, SIZE_RUN = range(8)
-SPREAD, DEVIATION, DRIFT, PRICE_RUN, QUOTE_RUN, ALTERNATION = range(8, F)
+RETURN, MID_RETURN, SPIKE, MOMENTUM, VOLATILITY, GAP, RATE, SIZE = range(8)
+SIZE_RUN, SPREAD, DEVIATION, DRIFT, PRICE_RUN, QUOTE_RUN, ALTERNATION = range(8, F)
 
 CLIP = 5.0  # standard deviations that the autoencoder may see
 MEMORY = np.dtype(
@@ -44,6 +45,7 @@ MEMORY = np.dtype(
         ("ts", "i8"),
         ("price", "f8"),
         ("mean_price", "f8"),
+        ("change", "f8"),  # the last price change
         ("bid", "f8"),
         ("ask", "f8"),
         ("size", "f8"),
@@ -151,6 +153,9 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
         else:
             change = _change(price[i], m.price)
             f[RETURN], scale, m.variance, m.move = _in_volatilities(change, m.variance, m.move, max(young, 1 / 500))
+            back = min(abs(change), abs(m.change)) if change * m.change < 0.0 else 0.0
+            f[SPIKE] = math.asinh(back / scale) if scale > 0.0 else 0.0
+            m.change = change
             capped = min(abs(change), 6.0 * scale)
             m.fast_variance += max(young, 1 / 32) * (capped * capped - m.fast_variance)
             floor = 0.05 * m.move * m.move + 1e-30

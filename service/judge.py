@@ -3,8 +3,9 @@
 Every channel (a feature's reconstruction error, the feature's own size, slow averages of the error, lateness) has a tail
 model: a threshold u that tracks the channel's 98 % quantile and a mean excess over it, the peaks-over-threshold method
 with a generalised Pareto tail (Siffer et al. 2017, "Anomaly Detection in Streams with Extreme Value Theory"). Shapes come
-from training, u and the excess start there and go on adapting to each stream. The largest channel is the tick's
-evidence; the evidence has such a tail model of its own, so that the score is -log10 of a tail probability of *this* stream.
+from training; u, the mean excess and the share of values above u start there and go on adapting to each stream. The
+largest channel is the tick's evidence; the evidence has such a tail model of its own, so that the score is -log10 of a
+tail probability of *this* stream.
 """
 
 from __future__ import annotations
@@ -32,7 +33,14 @@ CHANNELS = (
 
 TAIL = 0.02  # share of a channel's values that is modelled as its tail
 EVIDENCE_TAIL = 0.01
-FIRST = 64  # ticks of a new stream that teach the judge nothing
+FIRST = 64  # ticks of a new stream that teach the judge nothing: its features are still finding their means
+STRANGE = 3.7  # score from which a tick and the QUIET ones after it teach little: an anomaly must not become normal
+LITTLE = 0.02
+PRIOR_TICKS = 500.0  # weight, in ticks, of the calibration's share of values above the level
+PRIOR_EXCESSES = 100.0  # weight, in values above the level, of the calibration's mean excess
+LEVEL_TICKS = (400.0, 50_000)  # memory of a level: a new stream's, and an old one's, in ticks
+LEAST_EXCESS = 0.6  # of the calibration's mean excess: without a floor bounded features would alarm for ever
+MOST_BEYOND = 6.0  # mean excesses that one value may teach
 WARM_UP = 256  # ticks over which a new stream's score grows to full strength
 QUIET = 64  # ticks without a crossing that close an incident
 MAX_SCORE = 15.0
@@ -44,12 +52,14 @@ MEMORY = np.dtype(
     [
         ("level", "f4", (C + 1,)),  # u of every channel, and of the evidence
         ("excess", "f4", (C + 1,)),  # mean excess over u
+        ("over", "f4", (C + 1,)),  # values above u so far
         ("slow", "f4", (len(SPEEDS),)),
         ("peak", "f4"),  # highest score of the open incident
         ("seen", "i8"),
         ("incident", "i8"),  # offset of the tick that opened the incident, -1 when none is open
         ("crossings", "i4"),
         ("quiet", "i4"),
+        ("strange", "i4"),  # ticks for which the last strange one still keeps the others from teaching
     ],
     align=True,
 )
@@ -82,26 +92,33 @@ class Verdicts:
 
 
 @numba.njit(cache=True, inline="always")
-def _surprise(value: float, level: float, excess: float, shape: float, tail: float) -> float:
+def _surprise(value: float, level: float, excess: float, shape: float, share: float) -> float:
     """-log10 of the probability to exceed `value`: linear in it up to the level, generalised Pareto beyond."""
-    at_level = -math.log10(tail)
     if value <= level:
-        return at_level * max(value, 0.0) / level
+        return min(-math.log10(share), 2.0) * max(value, 0.0) / level
     beyond = (value - level) / (excess * (1.0 - shape))  # a generalised Pareto tail has scale = mean * (1 - shape)
     more = beyond if shape < 1e-6 else math.log1p(shape * beyond) / shape
-    return min(at_level + more / math.log(10.0), MAX_SCORE)
+    return min(-math.log10(share) + more / math.log(10.0), MAX_SCORE)
 
 
 @numba.njit(cache=True, inline="always")
-def _adapt(memory, c, value, tail, rate, floor):  # type: ignore[no-untyped-def]
+def _adapt(memory, c, value, tail, weight, floor):  # type: ignore[no-untyped-def]
     """Move one channel's level towards its 1 - tail quantile (Robbins & Monro 1951) and its mean excess towards the truth."""
-    over = value > memory.level[c]
     excess = memory.excess[c]
+    over = value > memory.level[c]
     if over:
-        beyond = min(value - memory.level[c], 6.0 * excess)
-        memory.excess[c] = max(excess + min(20.0 * rate, 0.05) * (beyond - excess), 0.6 * floor)
+        memory.over[c] += weight
+        beyond = min(value - memory.level[c], MOST_BEYOND * excess)
+        memory.excess[c] = max(excess + weight * (beyond - excess) / (memory.over[c] + PRIOR_EXCESSES), floor)
+    rate = weight / (min(memory.seen, LEVEL_TICKS[1]) + LEVEL_TICKS[0])
     step = rate * excess / tail * ((1.0 if over else 0.0) - tail)
-    memory.level[c] = max(memory.level[c] + step, 0.6 * floor)
+    memory.level[c] = max(memory.level[c] + step, floor)
+
+
+@numba.njit(cache=True, inline="always")
+def _share(memory, c, tail):  # type: ignore[no-untyped-def]
+    """Share of values above the level so far: the tail, or less where most values are one and the same."""
+    return min((memory.over[c] + tail * PRIOR_TICKS) / (memory.seen + PRIOR_TICKS), 2.0 * tail)
 
 
 @numba.njit(cache=True)
@@ -137,11 +154,7 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
                 m.slow[k] += SPEEDS[k] * (total / max(present, 1) - m.slow[k])
                 value[SLOW + k] = m.slow[k]
 
-        rate = max(1.0 / (m.seen + 400.0), 1 / 4000)
-        if m.seen < FIRST:
-            rate = 0.0  # features are still finding their means
-        elif m.incident >= 0:
-            rate *= 0.1  # an anomaly must not teach the judge that it is normal
+        weight = 0.0 if m.seen < FIRST else LITTLE if m.strange > 0 else 1.0
         evidence = 0.0
         for c in range(C):
             if values.shape[0] > 0:
@@ -149,15 +162,16 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
             if math.isnan(value[c]):
                 tails[i, c] = 0.0
                 continue
-            surprise = _surprise(value[c], m.level[c], m.excess[c], shape[c], TAIL)
+            surprise = _surprise(value[c], m.level[c], m.excess[c], shape[c], _share(m, c, TAIL))
             tails[i, c] = surprise
             evidence = max(evidence, surprise)
-            _adapt(m, c, value[c], TAIL, rate, excess[c])
-        final = _surprise(evidence, m.level[C], m.excess[C], shape[C], EVIDENCE_TAIL)
-        _adapt(m, C, evidence, EVIDENCE_TAIL, rate, excess[C])
+            _adapt(m, c, value[c], TAIL, weight, LEAST_EXCESS * excess[c])
+        final = _surprise(evidence, m.level[C], m.excess[C], shape[C], _share(m, C, EVIDENCE_TAIL))
+        _adapt(m, C, evidence, EVIDENCE_TAIL, weight, LEAST_EXCESS * excess[C])
         m.seen += 1
         final *= min(1.0, m.seen / WARM_UP)
         score[i] = final
+        m.strange = QUIET if final >= STRANGE else max(m.strange - 1, 0)
 
         crossed = final >= threshold
         phase[i] = NONE

@@ -67,8 +67,8 @@ class Streams:
     def _new_row(self) -> int:
         if self._free:
             row = self._free.pop()
-            self.features[row] = self.judge[row] = 0
-            self.recurrent[row] = 0
+            for table in self._bytes():
+                table[row] = 0
             return row
         if self._used == len(self.features):
             self._grow(self._used + max(64, self._used // 8))
@@ -94,11 +94,13 @@ class Streams:
         held = self._rows[partition]
         return self._pack([held[name] for name in names])
 
+    def _bytes(self) -> list[NDArray[np.uint8]]:
+        """Views of the tables as bytes uint8 [R, ...]: padding between fields is carried along and stays 0."""
+        tables = (self.features, self.judge, self.recurrent)
+        return [table.view(np.uint8).reshape(len(table), -1) for table in tables]
+
     def _pack(self, rows: list[int]) -> NDArray[np.uint8]:
-        parts = (
-            table[rows].view(np.uint8).reshape(len(rows), -1) for table in (self.features, self.judge, self.recurrent)
-        )
-        return np.concatenate(list(parts), axis=1)
+        return np.concatenate([table[rows] for table in self._bytes()], axis=1)
 
     def load(self, state: PartitionState) -> None:
         """Take over a partition with the rows that the log restored; whatever was held of it is dropped."""
@@ -108,11 +110,10 @@ class Streams:
         held = self._rows.setdefault(state.partition, {})
         at = np.array([self._new_row() for _ in state.streams], np.int64)
         held.update(zip(state.streams, at.tolist(), strict=True))
-        first = features.MEMORY.itemsize
-        second = first + judge.MEMORY.itemsize
-        self.features[at] = np.ascontiguousarray(state.rows[:, :first]).view(features.MEMORY)[:, 0]
-        self.judge[at] = np.ascontiguousarray(state.rows[:, first:second]).view(judge.MEMORY)[:, 0]
-        self.recurrent[at] = np.ascontiguousarray(state.rows[:, second:]).view(np.float32)
+        start = 0
+        for table in self._bytes():
+            table[at] = state.rows[:, start : start + table.shape[1]]
+            start += table.shape[1]
 
     def drop(self, partition: int) -> None:
         """Forget a partition's streams."""

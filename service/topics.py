@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
-from kafka.errors import AuthorizationError, KafkaError, TopicAlreadyExistsError
+from kafka.errors import AuthorizationError, KafkaError, TopicAlreadyExistsError, TopicAuthorizationFailedError
 
-from service.connection import KafkaSettings, connect
+from service.connection import KafkaSettings, connect, explain_denied
 from service.errors import TickwatchError
 from service.logs.changelog import RECORD_BYTES
 
@@ -114,6 +114,8 @@ def _describe(admin: KafkaAdminClient, settings: KafkaSettings) -> dict[str, Fou
     names = list(wanted(settings, 1))
     found = {}
     for topic in admin.describe_topics(names):
+        if topic["error_code"] == TopicAuthorizationFailedError.errno:
+            raise TopicAuthorizationFailedError(topic["name"])
         parts = topic["partitions"]
         found[topic["name"]] = Found(len(parts), min((len(p["replica_nodes"]) for p in parts), default=0))
     changelog = found[settings.changelog]
@@ -127,7 +129,5 @@ def _describe(admin: KafkaAdminClient, settings: KafkaSettings) -> dict[str, Fou
 
 def _explained(settings: KafkaSettings, error: KafkaError) -> TickwatchError:
     if isinstance(error, AuthorizationError):
-        return TickwatchError(
-            f"Kafka at {settings.bootstrap_servers} denies {settings.username or 'this client'}: {error}"
-        )
+        return explain_denied(settings, error)
     return TickwatchError(f"Kafka at {settings.bootstrap_servers}: {error}")

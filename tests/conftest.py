@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import warnings
 from collections.abc import Iterator
@@ -13,6 +14,17 @@ with warnings.catch_warnings():  # kafka-python 3.0.12 reads its schemas in a wa
     from tests.kafka.broker import Broker, fetch_jars, missing
 
 SKIPPED = pytest.StashKey[str]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """kafka-python leaves sockets of refused connections and failed TLS handshakes to the garbage collector."""
+    left = r"unclosed <(ssl\.SSLSocket|socket\.socket .*laddr=\('0\.0\.0\.0', \d+\)>)"
+    config.addinivalue_line("filterwarnings", f"ignore:{left}:ResourceWarning")
+
+
+def pytest_sessionfinish() -> None:
+    """Collect them while that filter holds."""
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

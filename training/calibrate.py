@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -21,10 +21,11 @@ from service import autoencoder, features, judge
 from service.features import NO_PRIOR, Features, Prior
 from service.judge import CHANNELS, EVIDENCE_TAIL, LATE, TAIL, C, Calibration, Judge, Verdicts
 from service.ticks import Ticks
+from training.alarms import false_alarms
 
 SETTLED = 2_000  # ticks of each stream that are left out: its own statistics are still forming
 BUDGETS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
-COOL_DOWN = 50  # ticks within which alarms count once; a sustained alarm counts again and again
+MOST_SHAPE = 0.5  # a heavier tail says more about the fit than about the market
 MOST_EXCESSES = 20_000  # per stream and fit, so that a long stream does not drown the others
 LATE_EXCESS = 0.7  # clean history holds no late ticks to learn from: e^0.7 us, so that a millisecond is already unusual
 
@@ -33,7 +34,8 @@ NEUTRAL = Calibration(list(CHANNELS), [1.0] * (C + 1), [1.0] * (C + 1), [0.0] * 
 
 def prior(streams: list[Ticks]) -> Prior:
     """Median over streams of each feature's mean and standard deviation."""
-    found = [_features(ticks, NO_PRIOR).observed[SETTLED:] for ticks in streams]
+    observed = [_features(ticks, NO_PRIOR).observed for ticks in streams]
+    found = [table[_settled_from(table) :] for table in observed]
     means = np.array([_finite(np.nanmean, f) for f in found])
     stds = np.array([_finite(np.nanstd, f) for f in found])
     return Prior(
@@ -70,10 +72,9 @@ class _Seen:
     ) -> tuple[Verdicts, NDArray[np.void]]:
         """The verdicts, and the judge's memory after the last tick."""
         n = len(self.x)
-        threshold = -math.log10(20 / 100_000)
         memory = np.zeros(1, judge.MEMORY)
         rows = np.zeros(n, np.int64)
-        verdicts = Judge(calibration, threshold).judge(
+        verdicts = Judge(calibration, math.inf).judge(
             np.arange(n), rows, self.found, self.x, self.expected, memory, values
         )
         return verdicts, memory[0]
@@ -95,25 +96,61 @@ def calibrate(model: bytes, streams: list[Ticks]) -> tuple[Calibration, dict[str
         expected = loaded.reconstruct(x, np.zeros(len(x), np.int64), state)
         seen.append(_Seen(found, x, expected))
 
-    calibration = _settled(_levels(seen), seen)
-    calibration = _with_shapes(calibration, [s.judged(calibration)[0].tails for s in seen], TAIL, range(LATE))
-    calibration = _settled(_with_evidence(calibration, seen), seen)
-    scores = [np.repeat(s.judged(calibration)[0].score[:, None], C + 1, axis=1) for s in seen]
-    calibration = _with_shapes(calibration, scores, EVIDENCE_TAIL, range(C, C + 1))
+    values = []
+    for s in seen:
+        table = np.empty((len(s.x), C), np.float32)
+        s.judged(NEUTRAL, table)
+        values.append(table[_settled_from(table) :])
+    channels = [_tail([table[:, c] for table in values], TAIL) for c in range(C)]
+    channels[LATE] = _Tail(LATE_EXCESS, LATE_EXCESS, 0.0)
+    calibration = _settled(_calibration([*channels, _Tail(1.0, 1.0, 0.0)]), seen)
+    surprises = [s.judged(calibration)[0].tails.max(axis=1) for s in seen]
+    evidence = _tail([e[_settled_from(e) :] for e in surprises], EVIDENCE_TAIL)
+    calibration = _settled(_with_evidence(calibration, evidence), seen)
     return calibration, _thresholds([s.judged(calibration)[0].score for s in seen])
 
 
-def _levels(seen: list[_Seen]) -> Calibration:
-    levels, excesses = [], []
-    for s in seen:
-        values = np.empty((len(s.x), C), np.float32)
-        s.judged(NEUTRAL, values)
-        found = [_level(values[SETTLED:, c], TAIL) for c in range(C)]
-        levels.append([level for level, _ in found])
-        excesses.append([excess for _, excess in found])
-    level = [max(_median(np.array(column), 1.0), 1e-3) for column in zip(*levels, strict=True)]
-    excess = [max(_median(np.array(column), 1.0), 1e-3) for column in zip(*excesses, strict=True)]
-    return Calibration(list(CHANNELS), [*level, 1.0], [*excess, 1.0], [0.0] * (C + 1))
+class _Tail(NamedTuple):
+    """A tail model: level, mean excess over it, shape."""
+
+    level: float
+    excess: float
+    shape: float
+
+
+def _settled_from(rows: NDArray[Any]) -> int:
+    return min(SETTLED, len(rows) // 4)
+
+
+def _tail(streams: list[NDArray[np.float32]], tail: float) -> _Tail:
+    """Medians over streams of the 1 - tail quantile and the mean excess, and the shape of all excesses in that unit."""
+    levels, excesses, pooled = [], [], []
+    for values in streams:
+        known = values[~np.isnan(values)].astype(np.float64)
+        if len(known) < 1000:
+            continue
+        level = float(np.quantile(known, 1 - tail))
+        over = known[known > level] - level
+        if len(over) < 10:
+            continue
+        levels.append(level)
+        excesses.append(float(over.mean()))
+        pooled.append(over[:MOST_EXCESSES] / over.mean())
+    if not levels:
+        return _Tail(1.0, 1.0, 0.0)
+    shape = float(np.clip(genpareto.fit(np.concatenate(pooled), floc=0)[0], 0.0, MOST_SHAPE))
+    return _Tail(max(float(np.median(levels)), 1e-3), max(float(np.median(excesses)), 1e-3), shape)
+
+
+def _calibration(tails: list[_Tail]) -> Calibration:
+    level, excess, shape = (list(part) for part in zip(*tails, strict=True))
+    return Calibration(list(CHANNELS), level, excess, shape)
+
+
+def _with_evidence(calibration: Calibration, evidence: _Tail) -> Calibration:
+    parts = zip((calibration.level, calibration.excess, calibration.shape), evidence, strict=True)
+    level, excess, shape = ([*part[:C], last] for part, last in parts)
+    return Calibration(list(CHANNELS), level, excess, shape)
 
 
 def _settled(calibration: Calibration, seen: list[_Seen]) -> Calibration:
@@ -137,56 +174,11 @@ def _middle(start: list[float], ends: list[NDArray[np.float32]]) -> list[float]:
     return middle
 
 
-def _level(values: NDArray[np.float32], tail: float) -> tuple[float, float]:
-    """(1 - tail quantile, mean excess over it); NaN for a channel that the stream does not have."""
-    known = values[~np.isnan(values)].astype(np.float64)
-    if len(known) < 1000:
-        return math.nan, math.nan
-    level = float(np.quantile(known, 1 - tail))
-    over = known[known > level] - level
-    return level, float(over.mean()) if len(over) else math.nan
-
-
-def _with_shapes(calibration: Calibration, tails: list[NDArray[Any]], tail: float, channels: range) -> Calibration:
-    """The calibration with shapes fitted to what exceeded the online level, in units of the online mean excess."""
-    shape = list(calibration.shape)
-    at_level = -math.log10(tail)
-    for c in channels:
-        pooled = []
-        for surprise in tails:
-            over = surprise[SETTLED:, c]
-            over = over[over > at_level]
-            pooled.append((over[:MOST_EXCESSES].astype(np.float64) - at_level) * math.log(10.0))
-        excesses = np.concatenate(pooled)
-        if len(excesses) > 200:
-            shape[c] = float(np.clip(genpareto.fit(excesses / excesses.mean(), floc=0)[0], 0.0, 0.5))
-    return msgspec.structs.replace(calibration, shape=shape)
-
-
-def _with_evidence(calibration: Calibration, seen: list[_Seen]) -> Calibration:
-    """The calibration with level and mean excess of the evidence, the largest of a tick's channels."""
-    found = [_level(s.judged(calibration)[0].tails[SETTLED:].max(axis=1), EVIDENCE_TAIL) for s in seen]
-    level, excess = (_median(np.array(column), 1.0) for column in zip(*found, strict=True))
-    return msgspec.structs.replace(
-        calibration, level=[*calibration.level[:C], level], excess=[*calibration.excess[:C], max(excess, 1e-3)]
-    )
-
-
-def false_alarms(score: NDArray[np.float64], threshold: float) -> int:
-    """Alarms of a clean stream, counted once per COOL_DOWN ticks."""
-    count, free_from = 0, 0
-    for i in np.flatnonzero(score >= threshold).tolist():
-        if i >= free_from:
-            count += 1
-            free_from = i + COOL_DOWN
-    return count
-
-
 def _thresholds(scores: list[NDArray[np.float64]]) -> dict[str, float]:
     """For each budget the threshold at which the streams, each counting the same, show that many false alarms."""
-    settled = [s[SETTLED:] for s in scores if len(s) > 2 * SETTLED]
+    settled = [s[_settled_from(s) :] for s in scores]
     grid = np.linspace(1.5, 14.0, 251)
-    rates = [np.mean([false_alarms(s, t) / len(s) for s in settled]) * 100_000 for t in grid]
+    rates = [np.mean([false_alarms(s >= t, np.ones(len(s), np.bool_)) for s in settled]) for t in grid]
     log_rates = np.log(np.maximum(rates, 1e-2))
     log_rates = np.minimum.accumulate(log_rates)  # cool-down can make a lower threshold count less
     return {f"{b:g}": float(np.interp(-math.log(b), -log_rates, grid)) for b in BUDGETS}

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from service.errors import TickwatchError
 from service.ticks import Ticks
+from training.alarms import count, false_alarms
 from training.inject import Event, Injected
 
 TOLERANCE: Final = 150
-COOL_DOWN: Final = 50
 BUDGETS: Final = (20.0, 100.0)  # false alarms per 100,000 normal ticks at which events are counted
 VUS_WINDOW: Final = 100
 
@@ -135,20 +135,6 @@ def _delay(alert: NDArray[np.bool_], event: Event) -> int | None:
     return int(hits[0]) if len(hits) else None
 
 
-def false_alarms(alert: NDArray[np.bool_], normal: NDArray[np.bool_]) -> float:
-    """False alarms per 100,000 normal ticks; both masks are bool [N]."""
-    return _count(np.flatnonzero(alert & normal), len(alert)) * 1e5 / int(normal.sum())
-
-
-def _count(at: NDArray[np.intp], limit: int) -> int:
-    """Alarms at the rows `at`, COOL_DOWN apart; stops counting beyond `limit`."""
-    count = i = 0
-    while i < len(at) and count <= limit:
-        count += 1
-        i = int(np.searchsorted(at, at[i] + COOL_DOWN))
-    return count
-
-
 def threshold_at(score: NDArray[np.float64], normal: NDArray[np.bool_], budget: float) -> float:
     """The lowest threshold that makes no more than `budget` false alarms per 100,000 normal ticks.
 
@@ -160,7 +146,7 @@ def threshold_at(score: NDArray[np.float64], normal: NDArray[np.bool_], budget: 
     low, high = 0, len(levels)  # levels[high:] are low enough in alarms
     while low < high:
         middle = (low + high) // 2
-        if _count(rows[score[rows] >= levels[middle]], allowed) <= allowed:
+        if count(rows[score[rows] >= levels[middle]], allowed) <= allowed:
             high = middle
         else:
             low = middle + 1

@@ -24,7 +24,7 @@ from training.history import History, read_history
 # A change in any of these modules may change the model that comes out.
 SOURCES = {
     "service": ("card", "features", "judge"),
-    "training": ("autoencoder", "calibrate", "cells", "export", "fit", "history", "tape", "train"),
+    "training": ("alarms", "autoencoder", "calibrate", "cells", "export", "fit", "history", "tape", "train"),
 }
 
 

@@ -26,7 +26,7 @@ from kafka.producer.future import FutureRecordMetadata
 from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 from numpy.typing import NDArray
 
-from service.connection import KafkaSettings, Unreachable, connect
+from service.connection import KafkaSettings, Unreachable, connect, explain_denied
 from service.errors import TickwatchError
 from service.logs import Checkpoint, DeadLetter, LogReset, PartitionState, Poll, Records
 from service.logs.changelog import RECORD_BYTES, Changelog
@@ -230,7 +230,7 @@ class KafkaLog:
             first_s, most_s = BACKOFF_S
             wait_s = min(most_s, first_s * 2 ** (self.connect_attempts - 1)) * random.uniform(0.5, 1)
             self._try_at = time.monotonic() + wait_s
-            LOG.warning("%s (attempt %d failed, next in %.1f s)", error, self.connect_attempts, wait_s)
+            LOG.warning("Attempt %d failed, next in %.1f s: %s", self.connect_attempts, wait_s, error)
             return None
         except errors.KafkaError as error:
             raise self._explained(error) from error
@@ -284,13 +284,7 @@ class KafkaLog:
         settings = self._settings
         denied = _find(error, errors.AuthorizationError)
         if denied is not None:
-            user = f"user {settings.username!r}" if settings.username else "this client"
-            return TickwatchError(
-                f"Kafka at {settings.bootstrap_servers} denies {user} what a worker needs ({denied}); grant read on topic"
-                f" {settings.ticks} and group {settings.group}, write on topics {settings.alerts}, {settings.scores},"
-                f" {settings.dead_letters}, read and write on {settings.changelog}, and write and describe on transactional"
-                f" id {settings.group}.{settings.instance}"
-            )
+            return explain_denied(settings, denied)
         if _find(error, errors.FencedInstanceIdError) is not None:
             return TickwatchError(
                 f"group {settings.group}: another worker runs as instance {settings.instance}; this one stops. Give each"

@@ -59,7 +59,7 @@ def test_missing_quotes_and_sizes_are_missing_features_and_nothing_else() -> Non
     bare = replace(ONE, size=blank, bid=blank, ask=blank, bid_size=blank, ask_size=blank)
     found = run(bare)
     known = {FEATURES[i] for i in np.flatnonzero(~np.isnan(found.z[10:]).all(axis=0))}
-    assert known == {"return", "momentum", "volatility", "gap", "rate", "price_run", "alternation"}
+    assert known == {"return", "spike", "momentum", "volatility", "gap", "rate", "price_run", "alternation"}
     assert np.isfinite(found.x).all()
 
 

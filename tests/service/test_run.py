@@ -56,6 +56,17 @@ def rows(folder: Path, query: str) -> list[tuple[Any, ...]]:
     return found
 
 
+def scored(folder: Path) -> int:
+    """The next offset to read, 0 before the first commit."""
+    if not (folder / "data" / "log.sqlite").exists():
+        return 0
+    try:
+        found = rows(folder, "SELECT next FROM offsets")
+    except sqlite3.OperationalError:  # no table yet
+        return 0
+    return int(found[0][0]) if found else 0
+
+
 def published(folder: Path) -> tuple[list[int], list[float]]:
     """(offsets, scores) of all score frames in order."""
     frames = [json.loads(value) for (value,) in rows(folder, "SELECT value FROM scores ORDER BY id")]
@@ -77,18 +88,18 @@ def test_a_file_at_full_speed_is_scored_whole_with_the_bits_of_replay(tmp_path: 
 
 def test_a_killed_run_resumes_where_it_stopped_and_scores_no_tick_twice(tmp_path: Path, file: Path) -> None:
     options = ["--ticks", str(file), "--scores"]
-    killed = 0
-    for attempt in range(6):
+    pace = ["--speed", str((TICKS.ts[-1] - TICKS.ts[0]) / 1e9 / 10)]  # all of them take ten seconds
+    for attempt in range(3):
         resume = ["--resume"] if attempt else []
-        process = start(tmp_path, *options, *resume)
-        time.sleep(2.0 + 0.3 * attempt)  # starting takes about 1.5 s, the ticks about 1 s
-        if process.poll() is not None:
-            process.communicate()
-            break
+        process = start(tmp_path, *options, *pace, *resume)
+        before = scored(tmp_path) if attempt else 0
+        while scored(tmp_path) <= before:
+            assert process.poll() is None
+            time.sleep(0.1)
+        time.sleep(0.3 * attempt)
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        killed += 1
-    assert killed
+        assert 0 < scored(tmp_path) < len(TICKS)
     run(tmp_path, *options, "--resume")
     offsets, scores = published(tmp_path)
     assert offsets == list(range(len(TICKS)))

@@ -65,5 +65,11 @@ def test_a_budget_ten_times_as_large_lowers_the_threshold(model: Model) -> None:
     assert Scorer(model, 2).threshold > Scorer(model, 20).threshold > Scorer(model, 200).threshold
 
 
+def test_the_alert_budget_moves_the_threshold_and_no_score(model: Model) -> None:
+    verdicts = [Scorer(model, budget).score(TICKS).verdicts for budget in (1, 1000)]
+    assert np.array_equal(verdicts[0].score, verdicts[1].score)
+    assert verdicts[0].alert.sum() <= verdicts[1].alert.sum()
+
+
 def test_an_empty_batch_is_scored_as_nothing(model: Model) -> None:
     assert len(Scorer(model, 20).score(TICKS.take(np.arange(0))).verdicts.score) == 0

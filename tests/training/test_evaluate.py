@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 from service.errors import TickwatchError
 from service.ticks import Ticks
 from tests.samples import random_ticks
+from training.alarms import COOL_DOWN, false_alarms
 from training.evaluate import (
-    COOL_DOWN,
     TOLERANCE,
     Result,
     average_precision,
     by_kind,
     evaluate,
-    false_alarms,
     overall,
     threshold_at,
     vus,

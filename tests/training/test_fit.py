@@ -17,7 +17,7 @@ from rich.console import Console
 from service.card import CellKind
 from service.errors import TickwatchError
 from training.autoencoder import Autoencoder
-from training.fit import Fit, Interrupted, Settings, fit, learning_rate, reconstruction_error, spoil
+from training.fit import LARGEST_GAIN, Fit, Interrupted, Settings, fit, learning_rate, reconstruction_error, spoil
 
 SMALL = Settings(cell="gru", hidden=12, bottleneck=2, epochs=4, lanes=8, chunk=32, learning_rate=1e-2)
 QUIET = Console(quiet=True)
@@ -96,9 +96,11 @@ def test_training_stops_when_validation_no_longer_improves(tmp_path: Path) -> No
     assert fitted.best == len(fitted.epochs) - 1 - settings.patience
 
 
-def test_training_that_diverges_says_so(tmp_path: Path) -> None:
-    with pytest.raises(TickwatchError, match="training diverged in epoch 1; lower learning_rate"):
-        train(replace(SMALL, learning_rate=float("inf")), tmp_path)
+def test_no_gate_magnifies_the_state_without_limit(tmp_path: Path) -> None:
+    model = train(replace(SMALL, cell="lstm", learning_rate=0.3, epochs=2), tmp_path).model
+    for cell in (model.encoder, model.decoder):
+        gains = torch.linalg.matrix_norm(cell.R.detach().view(4, 12, 12), ord=2)
+        assert float(gains.max()) == pytest.approx(LARGEST_GAIN)  # so steep a rate would go far beyond
 
 
 def test_an_error_in_a_missing_feature_costs_nothing() -> None:

@@ -1,0 +1,61 @@
+"""Calibration makes thresholds keep their promise on the ticks it saw, and copes with short or poor streams."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import pytest
+
+from service import autoencoder
+from service.autoencoder import Model
+from service.card import CellKind
+from service.scorer import Scorer
+from service.ticks import Ticks
+from tests.samples import random_ticks
+from training.alarms import false_alarms
+from training.autoencoder import Autoencoder
+from training.calibrate import BUDGETS, calibrate, prior
+from training.export import export
+
+RandomModel = Callable[[CellKind], tuple[Autoencoder, bytes]]
+
+
+def calibrated(random_model: RandomModel, streams: list[Ticks]) -> Model:
+    network, blank = random_model("gru")
+    calibration, thresholds = calibrate(blank, streams)
+    card = autoencoder.parse(blank, autoencoder.find("random")).card
+    finished = msgspec.structs.replace(card, calibration=calibration, thresholds=thresholds)
+    return autoencoder.parse(export(network, finished), autoencoder.find("random"))
+
+
+def test_thresholds_keep_the_promised_budget_on_average_and_fall_with_it(
+    random_model: RandomModel,
+) -> None:
+    streams = [random_ticks(40_000, streams=1, seed=s) for s in range(3)]
+    model = calibrated(random_model, streams)
+    ordered = [model.card.thresholds[f"{b:g}"] for b in BUDGETS]
+    assert ordered == sorted(ordered, reverse=True)
+    for budget in (100.0, 500.0):
+        rates = []
+        for ticks in streams:
+            scorer = Scorer(model, budget)
+            crossed = scorer.score(ticks).verdicts.score[2000:] >= scorer.threshold
+            rates.append(false_alarms(crossed, np.ones(len(crossed), np.bool_)))
+        assert np.mean(rates) == pytest.approx(budget, rel=0.35)
+
+
+def test_streams_that_are_short_or_lack_quotes_and_sizes_can_be_learned_from(
+    random_model: RandomModel,
+) -> None:
+    whole = random_ticks(3000, streams=1)
+    blank = np.full(1200, np.nan)
+    short = whole.take(np.arange(1200))
+    bare = replace(short, size=blank, bid=blank, ask=blank, bid_size=blank, ask_size=blank)
+    for streams in ([bare], [bare, whole], [whole.take(np.arange(300))]):
+        found = prior(streams)
+        assert np.isfinite(found.mean).all()
+        assert (found.std > 0).all()
+        calibrated(random_model, streams)

@@ -1,0 +1,86 @@
+"""The models that ship compute what the equations in training/cells.py say, on real ticks where they are at hand."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from torch import nn
+
+from service.autoencoder import Model, load
+from service.features import Prior, offline
+from service.files import read_ticks, tick_files
+from service.ticks import Ticks
+from tests.samples import CELLS, REAL, needs_real_ticks, random_ticks, shipped
+from training.autoencoder import Autoencoder
+
+TICKS = 10_000
+
+
+def in_torch(model: Model) -> Autoencoder:
+    """The network of a model file, rebuilt from its weights."""
+    card = model.card
+    network = Autoencoder(len(card.features), card.cell, card.hidden, card.bottleneck)
+    weights = {
+        w.name: torch.from_numpy(numpy_helper.to_array(w).copy()) for w in onnx.load(model.path).graph.initializer
+    }
+    with torch.no_grad():
+        for side, cell in (("encoder", network.encoder), ("decoder", network.decoder)):
+            for name in ("W", "R"):
+                cell.get_parameter(name).copy_(weights[f"{side}.{name}"][0])
+            b = cell.get_parameter("b")
+            b.copy_(weights[f"{side}.b"][0, : len(b)])
+        for name, layer in (("bottleneck", network.bottleneck), ("output", network.output)):
+            assert isinstance(layer, nn.Linear)
+            layer.weight.copy_(weights[f"{name}.W"].T)
+            layer.bias.copy_(weights[f"{name}.b"])
+    return network.eval()
+
+
+def prior(model: Model) -> Prior:
+    scale = model.card.standardisation
+    return Prior(np.array(scale.mean, np.float32), np.array(scale.std, np.float32))
+
+
+def assert_equal_to_torch(model: Model, ticks: Ticks) -> None:
+    """To 1e-5, step by step and in chunks, which agree to the bit."""
+    x = offline(ticks, prior(model))[:TICKS]
+    network = in_torch(model)
+    with torch.no_grad():
+        expected = network(torch.from_numpy(x[:, None]), torch.zeros(1, network.state_size))[0][:, 0].numpy()
+    one_by_one = driven(model, x, [1] * len(x))
+    chunks = driven(model, x, np.random.default_rng(0).integers(1, 400, 200).tolist())
+    assert np.array_equal(one_by_one, chunks)
+    assert np.abs(one_by_one - expected).max() < 1e-5
+
+
+def driven(model: Model, x: NDArray[np.float32], steps: list[int]) -> NDArray[np.float32]:
+    state, at, parts = np.zeros((1, model.recurrent), np.float32), 0, []
+    for step in steps:
+        part = x[at : at + step]
+        if len(part):
+            parts.append(model.reconstruct(part, np.zeros(len(part), np.int64), state))
+        at += step
+    return np.concatenate(parts)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_shipped_model_equals_its_equations_over_ten_thousand_ticks(cell: str) -> None:
+    assert_equal_to_torch(load(shipped(cell)), random_ticks(TICKS, streams=1))
+
+
+@cache
+def real(number: int) -> Ticks:
+    return next(read_ticks(tick_files(REAL)[number])).ticks
+
+
+@needs_real_ticks
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("number", range(7))
+def test_a_shipped_model_equals_its_equations_on_real_ticks(cell: str, number: int) -> None:
+    assert_equal_to_torch(load(shipped(cell)), real(number))
