@@ -10,6 +10,7 @@ from rich.console import Console
 
 from service.errors import TickwatchError
 from service.settings import AlertBudget, Model, Seed
+from service.ticks import parse_ts
 
 MISSING = "this command needs {}: pip install 'tickwatch[training]'"
 
@@ -53,13 +54,20 @@ def plot(
     file: Annotated[Path, typer.Argument(help="Parquet, CSV or JSON-lines file of ticks.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Picture to write: .png, .svg or .pdf.")],
     stream: Annotated[str | None, typer.Option("--stream", help="Stream to show. [default: the first by name]")] = None,
+    at: Annotated[
+        str | None, typer.Option("--at", help="ISO 8601 time: show the alert nearest to it, not the most improbable.")
+    ] = None,
     around: Annotated[int, typer.Option("--around", help="Ticks before and after the strongest alert.", min=10)] = 1500,
     model: Model = "gru",
     alert_budget: AlertBudget = 20.0,
 ) -> None:
-    """Draw a stream of a file around its most improbable alert (needs the extra `training`)."""
+    """Draw a stream of a file around an alert, and say why it alerted (needs the extra `training`)."""
     try:
         from training.plot import plot as draw  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise TickwatchError(MISSING.format(error.name)) from error
-    typer.echo(draw(file, stream, model, alert_budget, around, output))
+    try:
+        moment = None if at is None else parse_ts(at)
+    except ValueError as error:
+        raise TickwatchError(f"--at {at}: {error}") from error
+    typer.echo(draw(file, stream, model, alert_budget, moment, around, output))

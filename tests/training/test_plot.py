@@ -24,7 +24,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_the_picture_is_written_and_the_alerts_are_told(file: Path, tmp_path: Path) -> None:
-    words = plot(file, None, "gru", 20.0, 300, tmp_path / "out.png")
+    words = plot(file, None, "gru", 20.0, None, 300, tmp_path / "out.png")
     assert "price up" in words
     assert matplotlib.image.imread(tmp_path / "out.png").std() > 0.01
 
@@ -34,4 +34,4 @@ def test_the_picture_is_written_and_the_alerts_are_told(file: Path, tmp_path: Pa
 )
 def test_a_mistake_is_named(file: Path, tmp_path: Path, stream: str | None, output: str, words: str) -> None:
     with pytest.raises(TickwatchError, match=words):
-        plot(file, stream, "gru", 20.0, 300, tmp_path / output)
+        plot(file, stream, "gru", 20.0, None, 300, tmp_path / output)
