@@ -73,7 +73,14 @@ def _side(value: float, up: str, down: str) -> str:
 
 
 def _times(value: float) -> str:
+    if abs(value) < 0.005:
+        return "0x"
     return f"{value:.1f}x" if abs(value) >= 1 else f"{value:.2g}x"
+
+
+def _signed(value: float, digits: int) -> str:
+    rounded = round(value, digits)
+    return f"{rounded:+.{digits}f}" if rounded else "0"
 
 
 def _spread(observed: float) -> str:
@@ -111,7 +118,7 @@ _WORDS = {
     "momentum": _Words(
         lambda f: 4 * math.sinh(f),
         lambda o: f"price {abs(o):.0f} usual moves {_side(o, 'above', 'below')} its recent mean",
-        lambda e: f"{e:+.0f}",
+        lambda e: _signed(e, 0),
     ),
     "volatility": _ratio("volatility"),
     "gap": _Words(math.expm1, lambda o: f"{duration(o)} since the last tick", duration),
@@ -122,12 +129,12 @@ _WORDS = {
     "deviation": _Words(
         math.sinh,
         lambda o: f"traded {abs(o):.1f} usual spreads {_side(o, 'above', 'below')} the mid",
-        lambda e: f"{round(e, 1) + 0.0:+.1f}",
+        lambda e: _signed(e, 1),
     ),
     "drift": _Words(
         math.sinh,
         lambda o: f"trades stay {abs(o):.1f} usual spreads {_side(o, 'above', 'below')} the mid",
-        lambda e: f"{round(e, 1) + 0.0:+.1f}",
+        lambda e: _signed(e, 1),
     ),
     "price_run": _run("price"),
     "quote_run": _run("quote"),
