@@ -191,16 +191,14 @@ def main() -> None:
         app.command(command.name)(command.load())
     try:
         app()
-    except TickwatchError as error:
-        if os.environ.get("TICKWATCH_DEBUG"):
-            raise
-        errors.print(f"tickwatch: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
         if os.environ.get("TICKWATCH_DEBUG"):
             raise
-        what = f"{type(error).__name__}: {error}"
-        errors.print(f"tickwatch: unexpected {what} (--debug shows where)", style="red", markup=False, soft_wrap=True)
-        sys.exit(1)
+        if isinstance(error, TickwatchError):
+            words, code = str(error), error.exit_code
+        else:
+            words, code = f"unexpected {type(error).__name__}: {error} (--debug shows where)", 1
+        errors.print(f"tickwatch: {words}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(code)

@@ -103,10 +103,12 @@ class View:
             self._live.update(self._screen(), refresh=True)
 
     def alert(self, alert: Alert) -> None:
-        """Show an alert; later ones of the same incident take its line."""
+        """Show an alert; of one incident, the most improbable."""
         if self._live is None and alert.phase == "opened":
             self._line(f"alert: {_clock(alert.ts)} {alert.stream} score {alert.score:.1f}: {_why(alert)}")
-        self._incidents[alert.incident] = alert
+        shown = self._incidents.get(alert.incident)
+        if shown is None or alert.score > shown.score:
+            self._incidents[alert.incident] = alert
         if len(self._incidents) > ALERT_LINES:
             del self._incidents[next(iter(self._incidents))]
 

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 
 import pytest
+from msgspec.structs import replace
 from rich.cells import cell_len
 from rich.console import Console
 
@@ -112,6 +113,17 @@ def test_an_incident_keeps_one_line_however_many_alerts_it_has() -> None:
 
     assert sum("SIM:ACME" in line for line in frames(on_a_terminal(show))[-1]) == 1
     assert in_a_pipe(show).count("SIM:ACME") == 1
+
+
+def test_of_an_incident_the_most_improbable_alert_is_shown() -> None:
+    first, worst, last = (replace(an_alert("one", why=f"score {s}"), score=s) for s in (4.0, 9.0, 5.0))
+
+    def show(console: Console) -> None:
+        with View(console, None, LINKS) as view:
+            for alert in (first, worst, last):
+                view.alert(alert)
+
+    assert any("score 9.0" in line for line in frames(on_a_terminal(show))[-1])
 
 
 def test_the_summary_is_the_last_line_and_the_cursor_comes_back() -> None:

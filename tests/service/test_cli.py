@@ -1,0 +1,112 @@
+"""The command line helps on every level, takes each option from the environment too, and tells mistakes in one line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import typer
+from typer.main import get_command
+
+from service.cli import app
+from service.ticks import encode
+from tests.samples import random_ticks, shipped
+
+TICKWATCH = Path(sys.executable).parent / "tickwatch"
+LEVELS: tuple[list[str], ...] = (
+    [],
+    ["run"],
+    ["worker"],
+    ["replay"],
+    ["topics"],
+    ["topics", "create"],
+    ["train"],
+    ["plot"],
+)
+
+
+def tickwatch(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    env = os.environ | {"COLUMNS": "250", "NO_COLOR": "1", "TERM": "dumb"} | environment
+    command = [str(TICKWATCH), *arguments]
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=100)
+
+
+@pytest.mark.parametrize("level", LEVELS, ids=" ".join)
+def test_help_on_every_level_tells_what_it_is_for_and_every_option(tmp_path: Path, level: list[str]) -> None:
+    found = tickwatch(tmp_path, *level, "--help")
+    assert found.returncode == 0
+    assert f"Usage: {' '.join(['tickwatch', *level])}" in found.stdout
+    assert found.stderr == ""
+
+
+def options() -> list[typer.core.TyperOption]:
+    root = get_command(app)
+    commands = [root.commands[name] for name in ("run", "worker", "replay")]  # type: ignore[attr-defined]
+    commands.append(root.commands["topics"].commands["create"])  # type: ignore[attr-defined]
+    return [p for c in commands for p in c.params if isinstance(p, typer.core.TyperOption)]
+
+
+def test_every_option_has_help_and_its_environment_variable_is_named_after_it() -> None:
+    local = {"--output", "--explain", "--help"}  # of one call, not of an installation
+    for option in options():
+        flag = option.opts[0]
+        assert option.help, flag
+        if flag not in local:
+            assert option.envvar == "TICKWATCH_" + flag.strip("-").replace("-", "_").upper()
+
+
+def test_no_option_takes_a_secret_and_none_is_shown(tmp_path: Path) -> None:
+    assert not any("password" in o.opts[0] and "file" not in o.opts[0] for o in options())
+    assert "hunter2" not in tickwatch(tmp_path, "worker", "--help", TICKWATCH_PASSWORD="hunter2").stdout
+
+
+def test_an_option_can_be_given_by_environment(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_bytes(b"\n".join(encode(random_ticks(300))))
+    found = tickwatch(
+        tmp_path, "replay", "t.jsonl", "-o", "out.parquet", TICKWATCH_MODEL="lstm", TICKWATCH_ALERT_BUDGET="5"
+    )
+    assert found.returncode == 0
+    assert "rows=300" in found.stdout
+    assert "model=lstm-" in found.stdout
+    assert pq.read_table(tmp_path / "out.parquet").num_rows == 300
+
+
+def test_rejected_rows_are_told_with_file_row_and_reason(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_bytes(b"\n".join([*encode(random_ticks(20)), b"junk"]))
+    found = tickwatch(tmp_path, "replay", "t.jsonl", "-o", "out.parquet")
+    assert "t.jsonl, row 20: not JSON" in found.stderr
+    assert "rejected=1" in found.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words", "code"),
+    [
+        (["replay", "nowhere.csv", "-o", "o.parquet"], "nowhere.csv does not exist", 1),
+        (["replay", "model", "-o", "o.parquet", "--model", "t.jsonl"], "model t.jsonl: not an ONNX file", 3),
+        (["replay", "model", "-o", "nowhere/o.parquet"], "--output nowhere/o.parquet", 1),
+        (["train", "--data", ".", "-o", "m.onnx", "--cell", "cnn"], "--cell cnn", 1),
+        (["plot", "t.jsonl", "-o", "p.png", "--at", "noon"], "--at noon", 1),
+        (["worker", "--password-file", "nowhere"], "--password-file nowhere", 1),
+    ],
+)
+def test_a_mistake_is_one_line_on_stderr_and_an_exit_code(
+    tmp_path: Path, arguments: list[str], words: str, code: int
+) -> None:
+    (tmp_path / "t.jsonl").write_bytes(b"\n".join(encode(random_ticks(20))))
+    arguments = ["t.jsonl" if a == "model" else a for a in arguments]
+    found = tickwatch(tmp_path, *arguments)
+    assert (found.returncode, len(found.stderr.splitlines())) == (code, 1)
+    assert found.stderr.startswith("tickwatch: ")
+    assert words in found.stderr
+
+
+def test_the_models_that_ship_are_found_by_name(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_bytes(b"\n".join(encode(random_ticks(20))))
+    by_name = tickwatch(tmp_path, "replay", "t.jsonl", "-o", "a.parquet", "--model", "gru")
+    by_path = tickwatch(tmp_path, "replay", "t.jsonl", "-o", "b.parquet", "--model", str(shipped("gru")))
+    assert by_name.returncode == by_path.returncode == 0
+    assert pq.read_table(tmp_path / "a.parquet").equals(pq.read_table(tmp_path / "b.parquet"))
