@@ -126,6 +126,7 @@ _WORDS = {
     "size": _Words(math.exp, lambda o: f"size {o:.6g}", lambda e: f"{e:.3g}"),
     "size_run": _Words(math.expm1, lambda o: f"{o + 1:.0f} trades of equal size in a row", lambda e: f"{e + 1:.0f}"),
     "spread": _Words(math.sinh, _spread, _times),
+    "crossed": _Words(math.sinh, lambda o: f"quote crossed by {_times(o)} its usual spread", _times),
     "deviation": _Words(
         math.sinh,
         lambda o: f"traded {abs(o):.1f} usual spreads {_side(o, 'above', 'below')} the mid",

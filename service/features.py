@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from service.ticks import Ticks
 
-FEATURE_SET = "tick-15"  # changes whenever a feature or the memory below changes meaning
+FEATURE_SET = "tick-16"  # changes whenever a feature or the memory below changes meaning
 FEATURES = (
     "return",  # asinh of the price change over its EW volatility
     "mid_return",  # the same for the middle of the quote
@@ -27,7 +27,8 @@ FEATURES = (
     "rate",  # log ratio of slow to fast EW inter-arrival: positive when ticks come faster than usual
     "size",  # log size of a trade
     "size_run",  # log run length of trades of equal size
-    "spread",  # asinh of the spread over its EW mean; negative when crossed
+    "spread",  # asinh of the spread over its EW mean
+    "crossed",  # asinh of how far bid stands above ask, in usual spreads
     "deviation",  # asinh of a trade's distance from the mid, in usual spreads
     "drift",  # EW mean of that distance over ~16 trades
     "price_run",  # log run length of unchanged price
@@ -36,7 +37,7 @@ FEATURES = (
 )
 F = len(FEATURES)
 RETURN, MID_RETURN, SPIKE, MOMENTUM, VOLATILITY, GAP, RATE, SIZE = range(8)
-SIZE_RUN, SPREAD, DEVIATION, DRIFT, PRICE_RUN, QUOTE_RUN, ALTERNATION = range(8, F)
+SIZE_RUN, SPREAD, CROSSED, DEVIATION, DRIFT, PRICE_RUN, QUOTE_RUN, ALTERNATION = range(8, F)
 
 CLIP = 5.0  # standard deviations that the autoencoder may see
 MEMORY = np.dtype(
@@ -192,6 +193,7 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
             usual = max(m.spread, 0.2 * m.mid_move)  # a feed may quote no spread at all for hours
             if usual > 0.0:
                 f[SPREAD] = math.asinh(width / usual)
+                f[CROSSED] = math.asinh(max(-width, 0.0) / usual)
                 if traded:
                     away = (price[i] - middle) / usual
                     f[DEVIATION] = math.asinh(away)

@@ -33,7 +33,7 @@ def alert_for(ticks: Ticks) -> Alert:
     [
         ({"price": CALM.price[AT] * 1.2, "size": 100.0}, "return", "price up"),
         ({"price": CALM.price[AT] * -1.0, "size": 100.0}, "return", "price down"),
-        ({"bid": CALM.price[AT] + 1, "ask": CALM.price[AT] - 1}, "spread", "quote crossed by"),
+        ({"bid": CALM.price[AT] + 1, "ask": CALM.price[AT] - 1}, "crossed", "quote crossed by"),
         ({"bid": CALM.price[AT] - 1, "ask": CALM.price[AT] + 1}, "spread", "its usual width"),
         ({"size": 1e9}, "size", "size 1e+09, expected about"),
     ],
