@@ -3,10 +3,11 @@
 Every stream has a number, given when it is first seen and kept until the stream is removed; then another one may get it. A
 number that nobody has is written without name and row: a removal is a value like any other.
 
-A commit writes *delta blocks* with the rows that it changed, keyed `D{place}` where places form a ring, and some *snapshot blocks* with all rows of BLOCK consecutive numbers,
-keyed `B{number // BLOCK}`. A place of the ring is written again only when each block that its old delta touched has been
-snapshotted since (or is, in the same transaction). So whatever compaction removes, the latest value of a row is in the latest
-record of some key, and applying records in offset order ends with it. Snapshots are written at the pace of the deltas, oldest
+A commit writes *delta blocks* with the rows that it changed, keyed `D{place}` where places form a ring, and some *snapshot
+blocks* with all rows of BLOCK consecutive numbers, keyed `B{number // BLOCK}`. A place of the ring is written again only when
+each block that its old delta touched has been snapshotted since (or is, in the same transaction). So whatever compaction
+removes, the latest value of a row is in the latest record of some key, and applying records in offset order ends with it.
+Snapshots are written at the pace of the deltas, oldest
 first: the topic's size stays near twice the state's and so does the volume written.
 
 The changelog lives in epochs. Whoever gives up the state of another layout begins a new epoch, and its first commit voids all
