@@ -9,11 +9,11 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --for
 	--generate-hashes --no-emit-index-url --no-header --no-annotate
 
 .DELETE_ON_ERROR:
-.PHONY: help run test requirements
+.PHONY: help run test requirements bench-restore
 
 help: ## show this
 	@echo 'make run [TICKS=path] [DURATION=seconds] [SPEED=x] [RESUME=1] [MODEL=path]'
-	@sed -n 's/^\([a-z]*\):.*## /make \1: /p' $(firstword $(MAKEFILE_LIST))
+	@sed -n 's/^\([a-z-]*\):.*## /make \1: /p' $(firstword $(MAKEFILE_LIST))
 
 run: $(VENV)/run.stamp ## score ticks: simulated ones, or those of a file or folder, as fast as they come or at SPEED x real time
 	@exec $(BIN)/tickwatch run $${TICKS:+--ticks "$$TICKS"} $${DURATION:+--duration "$$DURATION"} \
@@ -24,6 +24,9 @@ test: $(VENV)/test.stamp ## formatter, linter, type checker and all tests
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/pytest
+
+bench-restore: $(VENV)/test.stamp ## restore 1,000,000 streams from a Kafka changelog: seconds and bytes a stream
+	PYTHONPATH=. $(BIN)/python benchmarks/restore.py
 
 requirements: $(VENV)/test.stamp ## write the requirement files again after a change in pyproject.toml; delete them first to upgrade
 	$(COMPILE) pyproject.toml --all-extras -o requirements-dev.txt

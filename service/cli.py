@@ -63,6 +63,8 @@ def run(
     data_dir: settings.DataDir = Path("tickwatch-data"),
     commit_interval_ms: settings.CommitIntervalMs = 100,
     scores: settings.Scores = False,
+    stream_idle_hours: settings.StreamIdleHours = 168.0,
+    max_streams: settings.MaxStreams = 1_000_000,
     host: settings.Host = "127.0.0.1",
     port: settings.Port = None,
     seed: settings.Seed = 1,
@@ -71,7 +73,8 @@ def run(
     from service.run import Options, run  # noqa: PLC0415  (imports of numba and onnxruntime take a second: not for --help)
 
     options = Options(
-        model, ticks, duration, speed, resume, data_dir, alert_budget, commit_interval_ms, scores, host, port, seed
+        *(model, ticks, duration, speed, resume, data_dir, alert_budget, commit_interval_ms, scores),
+        *(stream_idle_hours, max_streams, host, port, seed),
     )
     run(options, console)
 
@@ -82,6 +85,7 @@ def replay(
     output: Annotated[Path, typer.Option("--output", "-o", help="Parquet file to write.")],
     model: settings.Model = "gru",
     alert_budget: settings.AlertBudget = 20.0,
+    stream_idle_hours: settings.StreamIdleHours = 168.0,
     explain: Annotated[bool, typer.Option("--explain", help="Add each feature's contribution to the score.")] = False,
 ) -> None:
     """Score files of ticks offline, with the code that serves: one output row per input row, in input order."""
@@ -92,7 +96,7 @@ def replay(
     from service.scorer import Scorer  # noqa: PLC0415
 
     paths = [path for file in files for path in tick_files(file)]
-    scorer = Scorer(load(find(model)), alert_budget)
+    scorer = Scorer(load(find(model)), alert_budget, stream_idle_hours)
     rejects = 0
 
     def rejected(path: Path, letter: DeadLetter) -> None:
@@ -121,6 +125,9 @@ def worker(
     alert_budget: settings.AlertBudget = 20.0,
     commit_interval_ms: settings.CommitIntervalMs = 100,
     scores: settings.Scores = False,
+    stream_idle_hours: settings.StreamIdleHours = 168.0,
+    max_streams: settings.MaxStreams = 1_000_000,
+    fresh: settings.Fresh = False,
     host: settings.Host = "127.0.0.1",
     port: settings.Port = None,
 ) -> None:
@@ -130,7 +137,10 @@ def worker(
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     logging.getLogger("tickwatch").setLevel(logging.INFO)
     logging.getLogger("kafka").setLevel(logging.ERROR)  # its warnings tell of what it goes on to mend
-    consume(Options(model, alert_budget, commit_interval_ms, scores, host, port), _reach(kafka))
+    options = Options(
+        model, alert_budget, commit_interval_ms, scores, stream_idle_hours, max_streams, fresh, host, port
+    )
+    consume(options, _reach(kafka))
 
 
 topics = typer.Typer(help="The Kafka topics that a worker needs.", no_args_is_help=True)

@@ -28,20 +28,23 @@ class Options:
     alert_budget: float
     commit_interval_ms: int
     scores: bool
+    stream_idle_hours: float
+    max_streams: int
+    fresh: bool
     host: str
     port: int | None
 
 
 def consume(options: Options, kafka: KafkaSettings) -> None:
     """Score the topic's ticks until SIGINT or SIGTERM, then commit and leave."""
-    scorer = Scorer(load(find(options.model)), options.alert_budget)
+    scorer = Scorer(load(find(options.model)), options.alert_budget, options.stream_idle_hours, options.max_streams)
     warm_up(scorer.model)
     streams = scorer.streams
     metrics = Metrics()
     status = Status(scorer.model.id, scorer.threshold)
     board = Board(status)
     pages = Pages(board, metrics.registry, options.host, options.port)
-    log = KafkaLog(kafka, streams.row_bytes, scorer.layout, streams.packed)
+    log = KafkaLog(kafka, streams.row_bytes, scorer.layout, streams.packed, fresh=options.fresh)
 
     def committed(alerts: list[Alert]) -> None:
         board.alerts.extend(alerts)

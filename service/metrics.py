@@ -61,6 +61,7 @@ class Metrics:
         self.connect_attempts = Gauge(
             "tickwatch_log_connect_attempts", "Attempts to reach the log since the last success", registry=r
         )
+        self.expired = Counter("tickwatch_streams_expired", "Idle streams whose state was removed", registry=r)
         self.streams = Gauge("tickwatch_streams", "Streams whose state is held", registry=r)
         self.state_bytes = Gauge("tickwatch_state_bytes", "Memory held by the streams' state", registry=r)
         self.restore_seconds = Gauge(
@@ -72,7 +73,7 @@ class Metrics:
             ["model", "cell", "hidden", "bottleneck", "feature_set"],
             registry=r,
         )
-        for outcome in ("scored", "late", "rejected"):
+        for outcome in ("scored", "late", "repeated", "rejected", "over_limit"):
             self.ticks.labels(outcome)
         for phase in ("opened", "updated"):
             self.alerts.labels(phase)

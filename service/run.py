@@ -41,6 +41,8 @@ class Options:
     alert_budget: float
     commit_interval_ms: int
     scores: bool
+    stream_idle_hours: float
+    max_streams: int
     host: str
     port: int | None
     seed: int
@@ -48,7 +50,7 @@ class Options:
 
 def run(options: Options, console: Console) -> None:
     """Score the feed until it ends, the time is over, or Ctrl-C; then print the summary line."""
-    scorer = Scorer(load(find(options.model)), options.alert_budget)
+    scorer = Scorer(load(find(options.model)), options.alert_budget, options.stream_idle_hours, options.max_streams)
     with console.status("getting ready; the first run on a machine compiles its kernels"):
         warm_up(scorer.model)
     path = options.data_dir / "log.sqlite"

@@ -14,15 +14,23 @@ from service.judge import Judge, Verdicts
 from service.streams import Streams, layout
 from service.ticks import Ticks
 
+IDLE_HOURS = 168.0  # a week, so that no weekend makes a stream begin anew
+
 
 @dataclass(frozen=True)
 class Scored:
-    """Everything known about a batch after scoring: N ticks, their features, the expectation float32 [N, F], the verdicts."""
+    """Everything known about a batch after scoring: N ticks, their features, the expectation float32 [N, F], the verdicts.
+
+    `repeated` bool [N] marks ticks that equal their stream's last one in every field; `refused` are ticks of new streams that
+    the limit keeps out, which are not among the N.
+    """
 
     ticks: Ticks
     features: Features
     expected: NDArray[np.float32]
     verdicts: Verdicts
+    repeated: NDArray[np.bool_]
+    refused: Ticks
 
 
 def warm_up(model: Model) -> None:
@@ -33,11 +41,16 @@ def warm_up(model: Model) -> None:
 
 
 class Scorer:
-    """A model and an alert budget (false alarms accepted per 100,000 ticks), with the state of all streams."""
+    """A model and an alert budget (false alarms accepted per 100,000 ticks), with the state of all streams.
 
-    def __init__(self, model: Model, alert_budget: float) -> None:
+    For `idle_hours` and `max_streams` see Streams.
+    """
+
+    def __init__(
+        self, model: Model, alert_budget: float, idle_hours: float = IDLE_HOURS, max_streams: int | None = None
+    ) -> None:
         self.model = model
-        self.streams = Streams(model.recurrent)
+        self.streams = Streams(model.recurrent, idle_hours, max_streams)
         self.layout = layout(model.recurrent, model.id)
         self.threshold = autoencoder.threshold(model.card, alert_budget)
         self._judge = Judge(model.card.calibration, self.threshold)
@@ -47,11 +60,15 @@ class Scorer:
     def score(self, ticks: Ticks) -> Scored:
         """Score the ticks in order and move their streams' state on. Any split into batches gives the same bits."""
         streams = self.streams
-        rows = streams.rows(ticks.partition, ticks.stream)
+        rows, repeated = streams.rows(ticks)
+        refused = ticks.take(np.flatnonzero(rows < 0))
+        if len(refused):
+            known = np.flatnonzero(rows >= 0)
+            ticks, rows, repeated = ticks.take(known), rows[known], repeated[known]
         found = features(ticks, rows, streams.features, self._prior)
         x = found.x
         expected = np.zeros_like(x)
         folded = np.flatnonzero(found.lateness == 0.0)
         expected[folded] = self.model.reconstruct(x[folded], rows[folded], streams.recurrent)
         verdicts = self._judge.judge(ticks.offset, rows, found, x, expected, streams.judge)
-        return Scored(ticks, found, expected, verdicts)
+        return Scored(ticks, found, expected, verdicts, repeated, refused)

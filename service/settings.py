@@ -28,6 +28,27 @@ CommitIntervalMs = Annotated[
     _option("--commit-interval-ms", "Milliseconds between commits of alerts, state and offsets.", min=1, max=60_000),
 ]
 Scores = Annotated[bool, _option("--scores", "Also publish the score of every tick, in columnar frames.")]
+StreamIdleHours = Annotated[
+    float,
+    _option(
+        "--stream-idle-hours",
+        "Hours of event time without a tick after which a stream's state is removed; 0 is never.",
+        min=0,
+        max=87_600,
+    ),
+]
+MaxStreams = Annotated[
+    int,
+    _option(
+        "--max-streams",
+        "Streams per partition whose state is kept; ticks of further ones go to the dead letters.",
+        min=1,
+    ),
+]
+Fresh = Annotated[
+    bool,
+    _option("--fresh", "Give up state that another model or layout has written, instead of refusing to start."),
+]
 Host = Annotated[str, _option("--host", "Address that the pages and /metrics listen on.")]
 Port = Annotated[
     int | None,

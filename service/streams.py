@@ -7,13 +7,17 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
-from service import features, judge
+from service import features, idle, judge
 from service.logs import PartitionState
+from service.ticks import NUMBERS, Ticks
+
+NOBODY = -1
+HOUR = 3_600_000_000_000
 
 
 def layout(recurrent: int, model_id: str) -> str:
     """Names the meaning of every byte of a row; rows of another layout must never be loaded."""
-    shape = f"{features.FEATURE_SET} {features.MEMORY.descr} {judge.CHANNELS} {judge.MEMORY.descr} {recurrent}"
+    shape = f"{features.FEATURE_SET} {features.MEMORY.descr} {judge.CHANNELS} {judge.MEMORY.descr} {recurrent} {idle.LIFE.descr}"
     return f"{model_id}/{hashlib.sha256(shape.encode()).hexdigest()[:12]}"
 
 
@@ -21,72 +25,147 @@ class Streams:
     """Rows of state by partition and stream name. A stream belongs to the partition that its ticks come from.
 
     `features` (features.MEMORY [R]), `judge` (judge.MEMORY [R]) and `recurrent` (float32 [R, S]) are changed in place by
-    the scorer; a row index stays valid until its partition is dropped.
+    the scorer; a row index stays valid until its partition is dropped or the next batch begins.
+
+    A stream that was idle for more than `idle_hours` of event time (0: for ever) begins anew with its next tick, and its row
+    is removed; `most` streams of a partition are held, None: any number. Both depend on the partition's ticks alone.
     """
 
-    def __init__(self, recurrent: int) -> None:
+    def __init__(self, recurrent: int, idle_hours: float = 0.0, most: int | None = None) -> None:
         self.features = np.zeros(64, features.MEMORY)
         self.judge = np.zeros(64, judge.MEMORY)
         self.recurrent = np.zeros((64, recurrent), np.float32)
+        self._life = np.zeros(64, idle.LIFE)
+        self._owner = np.full(64, NOBODY, np.int32)  # partition of each row
+        self._names: list[str] = []  # of each row that was ever used
+        self._idle = round(idle_hours * HOUR) or idle.NEVER
+        self.most = most
         self._rows: dict[int, dict[str, int]] = {}
         self._free: list[int] = []
-        self._used = 0
+        self._retired: list[int] = []  # free when the batch that may still use them is scored
         self._changed: dict[int, dict[str, int]] = {}
+        self._removed: dict[int, dict[str, None]] = {}
+        self._clocks = np.ones(1, np.int64)
+        self._oldest: dict[int, int] = {}  # a bound: no row of the partition has an older clock
 
     def __len__(self) -> int:
-        return self._used - len(self._free)
+        return sum(map(len, self._rows.values()))
 
     @property
     def row_bytes(self) -> int:
         """Size of one row as the log stores it."""
-        return features.MEMORY.itemsize + judge.MEMORY.itemsize + self.recurrent.itemsize * self.recurrent.shape[1]
+        return sum(table.shape[1] for table in self._bytes())
 
     @property
     def nbytes(self) -> int:
         """Memory held by the rows, spare ones included."""
-        return self.features.nbytes + self.judge.nbytes + self.recurrent.nbytes
+        return self._owner.nbytes + sum(table.nbytes for table in self._bytes())
 
-    def rows(self, partition: NDArray[np.int32], names: list[str]) -> NDArray[np.int64]:
-        """The row of each tick, int64 [N]; a stream seen for the first time gets a fresh one. All are marked as changed."""
-        found = np.empty(len(names), np.int64)
+    def rows(self, ticks: Ticks) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """(row of each tick int64 [N], whether it repeats its stream's last tick in every field bool [N]).
+
+        A stream that is new, or was idle for too long, gets a fresh row; all are marked as changed. The row is -1 where the
+        stream is new and its partition holds as many as it may.
+        """
+        self._free += self._retired
+        self._retired = []
+        n = len(ticks)
+        top = int(ticks.partition.max(initial=0))
+        self._clocks = np.append(self._clocks, np.ones(max(0, top + 1 - len(self._clocks)), np.int64))
+        found, repeated = np.empty(n, np.int64), np.empty(n, np.bool_)
         held: dict[str, int] = {}
         changed: dict[str, int] = {}
-        current = -1
-        for i, (p, name) in enumerate(zip(partition.tolist(), names, strict=True)):
+        current, done = -1, 0
+        for i, (p, name) in enumerate(zip(ticks.partition.tolist(), ticks.stream, strict=True)):
             if p != current:
                 held = self._rows.setdefault(p, {})
                 changed = self._changed.setdefault(p, {})
                 current = p
             row = held.get(name)
             if row is None:
-                row = held[name] = self._new_row()
+                if self.most is not None and len(held) >= self.most:
+                    self._live(ticks, found, repeated, slice(done, i))
+                    done = i
+                    self._expire(p)
+                    if len(held) >= self.most:
+                        found[i] = NOBODY
+                        continue
+                row = held[name] = self._new_row(p, name)
             changed[name] = row
             found[i] = row
-        return found
+        self._live(ticks, found, repeated, slice(done, n))
+        return found, repeated
 
-    def _new_row(self) -> int:
+    def _live(self, ticks: Ticks, found: NDArray[np.int64], repeated: NDArray[np.bool_], part: slice) -> None:
+        """Let the clocks run over some of the ticks; whoever was idle goes on in a fresh row."""
+        rows, partition = found[part], ticks.partition[part]
+        fields = [getattr(ticks, name)[part] for name in ("ts", *NUMBERS)]
+        prints = np.array([field.view(np.uint64) for field in map(np.ascontiguousarray, fields)])
+        expired = np.empty(len(rows), np.bool_)
+        idle.live(
+            partition, rows, fields[0], prints, self._life, self._clocks, self._idle, expired, repeated[part]
+        )  # fmt: skip
+        for i in np.flatnonzero(expired).tolist():
+            p, old = int(partition[i]), int(rows[i])
+            name = self._names[old]
+            new = self._new_row(p, name)
+            self._life[new] = self._life[old]
+            self._rows[p][name] = self._changed[p][name] = new
+            rows[i:][rows[i:] == old] = new
+            self._retire(old)
+
+    def _new_row(self, partition: int, name: str) -> int:
         if self._free:
             row = self._free.pop()
             for table in self._bytes():
                 table[row] = 0
-            return row
-        if self._used == len(self.features):
-            self._grow(self._used + max(64, self._used // 8))
-        self._used += 1
-        return self._used - 1
+            self._names[row] = name
+        else:
+            row = len(self._names)
+            if row == len(self.features):
+                self._grow(row + max(64, row // 8))
+            self._names.append(name)
+        self._owner[row] = partition
+        return row
+
+    def _retire(self, row: int) -> None:
+        self._owner[row] = NOBODY
+        self._retired.append(row)
 
     def _grow(self, size: int) -> None:
         # resize in place: realloc moves pages instead of copying and never holds two tables
         self.features.resize(size, refcheck=False)
         self.judge.resize(size, refcheck=False)
         self.recurrent.resize((size, self.recurrent.shape[1]), refcheck=False)
+        self._life.resize(size, refcheck=False)
+        self._owner.resize(size, refcheck=False)
+
+    def _expire(self, partition: int) -> None:
+        """Remove the partition's rows that are idle by now: their next tick would begin anew anyway."""
+        newest_idle = int(self._clocks[partition]) - self._idle - 1
+        if newest_idle < self._oldest.get(partition, 1):
+            return
+        used = len(self._names)
+        mine = np.flatnonzero(self._owner[:used] == partition)
+        clock = self._life["clock"][mine]
+        for row in mine[clock <= newest_idle].tolist():
+            name = self._names[row]
+            del self._rows[partition][name]
+            self._changed[partition].pop(name, None)
+            self._removed.setdefault(partition, {})[name] = None
+            self._retire(row)
+        self._oldest[partition] = int(clock[clock > newest_idle].min())  # the last tick's stream is never idle
 
     def changed(self) -> list[PartitionState]:
-        """The rows touched since the last call, by partition; the caller makes them durable."""
+        """The rows touched and the streams removed since the last call, by partition; the caller makes them durable."""
         states = []
         for partition, rows in self._changed.items():
-            states.append(PartitionState(partition, list(rows), self._pack(list(rows.values()))))
+            self._expire(partition)
+            held = self._rows[partition]
+            removed = [name for name in self._removed.get(partition, ()) if name not in held]
+            states.append(PartitionState(partition, list(rows), self._pack(list(rows.values())), removed))
         self._changed = {}
+        self._removed = {}
         return states
 
     def packed(self, partition: int, names: list[str]) -> NDArray[np.uint8]:
@@ -96,7 +175,7 @@ class Streams:
 
     def _bytes(self) -> list[NDArray[np.uint8]]:
         """Views of the tables as bytes uint8 [R, ...]: padding between fields is carried along and stays 0."""
-        tables = (self.features, self.judge, self.recurrent)
+        tables = (self.features, self.judge, self.recurrent, self._life)
         return [table.view(np.uint8).reshape(len(table), -1) for table in tables]
 
     def _pack(self, rows: list[int]) -> NDArray[np.uint8]:
@@ -107,18 +186,28 @@ class Streams:
         self.drop(state.partition)
         if not state.streams:
             return
-        held = self._rows.setdefault(state.partition, {})
-        at = np.array([self._new_row() for _ in state.streams], np.int64)
-        held.update(zip(state.streams, at.tolist(), strict=True))
+        p = state.partition
+        at = np.array([self._new_row(p, name) for name in state.streams], np.int64)
+        self._rows[p] = dict(zip(state.streams, at.tolist(), strict=True))
         start = 0
         for table in self._bytes():
             table[at] = state.rows[:, start : start + table.shape[1]]
             start += table.shape[1]
+        clock = self._life["clock"][at]
+        self._clocks = np.append(self._clocks, np.ones(max(0, p + 1 - len(self._clocks)), np.int64))
+        self._clocks[p] = max(1, int(clock.max()))  # the stream of the partition's last tick has it
+        self._oldest[p] = int(clock.min())
 
     def drop(self, partition: int) -> None:
         """Forget a partition's streams."""
-        self._free += self._rows.pop(partition, {}).values()
+        rows = list(self._rows.pop(partition, {}).values())
+        self._owner[rows] = NOBODY
+        self._free += rows
         self._changed.pop(partition, None)
+        self._removed.pop(partition, None)
+        self._oldest.pop(partition, None)
+        if partition < len(self._clocks):
+            self._clocks[partition] = 1
 
     def clear(self) -> None:
         """Forget everything."""

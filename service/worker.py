@@ -13,7 +13,7 @@ from service.alerts import Alert, alerts, cloud_event
 from service.logs import Checkpoint, DeadLetter, Log, LogReset, Output, Poll
 from service.metrics import Metrics
 from service.scorer import Scored, Scorer
-from service.ticks import decode
+from service.ticks import Ticks, decode
 
 
 @dataclass
@@ -26,6 +26,8 @@ class Pending:
     dead_letters: list[DeadLetter] = field(default_factory=list)
     scored: int = 0
     late: int = 0
+    repeated: int = 0
+    refused: int = 0
 
 
 class Worker:
@@ -105,14 +107,25 @@ class Worker:
         pending.alerts += alerts(scored, self._log.name, scorer.model.id, scorer.threshold)
         if self._publish_scores:
             pending.scores += score_frames(scored, self._log.name, scorer.model.id)
-        pending.dead_letters += rejects
+        pending.dead_letters += rejects + self._refused(poll, scored.refused)
+        pending.refused += len(scored.refused)
         for partition in np.unique(records.partition).tolist():
             pending.offsets[partition] = int(records.offset[records.partition == partition][-1]) + 1
-        pending.scored += len(ticks)
+        pending.scored += len(scored.ticks)
+        pending.repeated += int(scored.repeated.sum())
         pending.late += int((scored.features.lateness > 0).sum())
         self._metrics.scores.observe(scored.verdicts.score)
         self._metrics.batch_ticks.observe(len(records))
         self._metrics.batch_seconds.observe(self._clock() - began)
+
+    def _refused(self, poll: Poll, refused: Ticks) -> list[DeadLetter]:
+        if not len(refused):
+            return []
+        at = zip(poll.records.partition.tolist(), poll.records.offset.tolist(), strict=True)
+        place = {where: i for i, where in enumerate(at)}
+        reason = f"stream is new and its partition holds {self._scorer.streams.most} already, the limit (--max-streams)"
+        where = zip(refused.partition.tolist(), refused.offset.tolist(), strict=True)
+        return [poll.records.dead_letter(place[w], reason) for w in where]
 
     def finish(self) -> None:
         """Commit what is left; if that fails it is void, and whoever goes on scores it again."""
@@ -127,19 +140,23 @@ class Worker:
         began = self._last_commit = self._clock()
         if not pending.offsets:
             return
+        states = self._scorer.streams.changed()
         self._log.commit(
             Checkpoint(
                 offsets=pending.offsets,
-                states=self._scorer.streams.changed(),
+                states=states,
                 alerts=[cloud_event(a) for a in pending.alerts],
                 scores=pending.scores,
                 dead_letters=pending.dead_letters,
             )
         )
         self._metrics.commit_seconds.observe(self._clock() - began)
-        self._metrics.ticks.labels("scored").inc(pending.scored - pending.late)
+        self._metrics.ticks.labels("scored").inc(pending.scored - pending.late - pending.repeated)
         self._metrics.ticks.labels("late").inc(pending.late)
-        self._metrics.ticks.labels("rejected").inc(len(pending.dead_letters))
+        self._metrics.ticks.labels("repeated").inc(pending.repeated)
+        self._metrics.ticks.labels("over_limit").inc(pending.refused)
+        self._metrics.ticks.labels("rejected").inc(len(pending.dead_letters) - pending.refused)
+        self._metrics.expired.inc(sum(len(state.removed) for state in states))
         for alert in pending.alerts:
             self._metrics.alerts.labels(alert.phase).inc()
         self.ticks += pending.scored

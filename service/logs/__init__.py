@@ -44,11 +44,15 @@ class Records:
 
 @dataclass(frozen=True)
 class PartitionState:
-    """State rows of one partition: `streams` are n names, `rows` is uint8 [n, bytes per row] in the same order."""
+    """State rows of one partition: `streams` are n names, `rows` is uint8 [n, bytes per row] in the same order.
+
+    In a checkpoint, `removed` names further streams whose rows are to be forgotten.
+    """
 
     partition: int
     streams: list[str]
     rows: NDArray[np.uint8]
+    removed: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,8 @@ Rows = Callable[[int, list[str]], NDArray[np.uint8]]
 
 
 class KafkaLog:
-    """A log in Kafka. `layout` names the meaning of a state row of `row_bytes` bytes; state of another layout is refused.
+    """A log in Kafka. `layout` names the meaning of a state row of `row_bytes` bytes; state of another layout is refused,
+    or with `fresh` given up when this worker first commits.
 
     `rows(partition, streams)` gives the present state rows, uint8 [n, row_bytes], of any streams of a partition; the log asks
     for them inside `commit` when it rolls its snapshot, which spares it a second copy of all state. `poll` calls
@@ -71,6 +72,7 @@ class KafkaLog:
         rows: Rows,
         *,
         max_records: int = 5000,
+        fresh: bool = False,
     ) -> None:
         self.name = settings.ticks
         self.connect_attempts = 0
@@ -79,6 +81,7 @@ class KafkaLog:
         self._layout = layout
         self._rows = rows
         self._max_records = max_records
+        self._fresh = fresh
         self._watchdog = Watchdog(f"a transaction at {settings.bootstrap_servers}", HANG_S)
         self._member: Membership | None = None
         self._producer: KafkaProducer | None = None
@@ -135,7 +138,7 @@ class KafkaLog:
                     self._restore = None
                 return []
             if self._restore is None:
-                new = partial(Changelog, self._layout, self._row_bytes)
+                new = partial(Changelog, self._layout, self._row_bytes, fresh=self._fresh)
                 self._restore = Restore(self._settings, member.consumer, self._row_bytes, new)
             return self._restore.step(member.waiting)
         except (Unreachable, errors.RetriableError) as error:
@@ -183,7 +186,9 @@ class KafkaLog:
         for partition, offset in offsets.items():
             state = states.get(partition) or PartitionState(partition, [], np.zeros((0, self._row_bytes), np.uint8))
             current = partial(self._rows, partition)
-            for key, value in self._changelogs[partition].write(offset, state.streams, state.rows, current):
+            for key, value in self._changelogs[partition].write(
+                offset, state.streams, state.rows, state.removed, current
+            ):
                 sent.append(producer.send(topics.changelog, value, key, partition=partition))
         producer.flush(FLUSH_S)
         for future in sent:

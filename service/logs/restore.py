@@ -43,7 +43,7 @@ class Reading:
     end: int
     rows: NDArray[np.uint8] = field(repr=False)
 
-    def take(self, key: bytes, value: bytes) -> None:
+    def take(self, key: bytes, value: bytes | None) -> None:
         """Apply one record."""
         numbers, found = self.changelog.read(key, value)
         n = len(self.changelog.names)
@@ -51,6 +51,15 @@ class Reading:
             # in place: realloc moves pages instead of copying and never holds two tables
             self.rows.resize((n + n // 4, self.rows.shape[1]), refcheck=False)
         self.rows[numbers] = found
+
+    def state(self, partition: int) -> PartitionState:
+        """The streams that are held now and their rows."""
+        names = self.changelog.names
+        streams = [name for name in names if name]
+        if len(streams) == len(names):
+            return PartitionState(partition, streams, self.rows[: len(names)])
+        held = np.array([number for number, name in enumerate(names) if name], np.int64)
+        return PartitionState(partition, streams, self.rows[held])
 
 
 class Restore:
@@ -138,7 +147,10 @@ class Restore:
                 )
             return []  # another member committed in between: read again
         self._mismatches.pop(partition, None)
-        changelog.finish()
+        try:
+            changelog.finish()
+        except ForeignLayout as error:
+            raise self._foreign(changelog, error) from error
         ticks = TopicPartition(self._settings.ticks, partition)
         first = self._ends.beginning_offsets([ticks])[ticks]
         offset = first if reading.committed is None else reading.committed
@@ -147,18 +159,20 @@ class Restore:
                 "topic %s partition %d: %d ticks after offset %d were deleted by retention before they were scored",
                 *(self._settings.ticks, partition, first - offset, offset),
             )
-        n = len(changelog.names)
-        return [Restored(PartitionState(partition, changelog.names.copy(), reading.rows[:n]), changelog, offset)]
+        return [Restored(reading.state(partition), changelog, offset)]
 
     def _take(self, reading: Reading, records: list[ConsumerRecord]) -> None:
         try:
             for record in records:
                 reading.take(record.key, record.value)
         except ForeignLayout as error:
-            raise TickwatchError(
-                f"topic {self._settings.changelog}: its state was written by model and layout {error}, this worker has"
-                f" {reading.changelog.layout}; run that model, or start afresh with a new group and changelog"
-            ) from error
+            raise self._foreign(reading.changelog, error) from error
+
+    def _foreign(self, changelog: Changelog, error: ForeignLayout) -> TickwatchError:
+        return TickwatchError(
+            f"topic {self._settings.changelog}: its state was written by model and layout {error}, this worker has"
+            f" {changelog.layout}; run that model, or give up that state and start afresh (--fresh)"
+        )
 
     def close(self) -> None:
         """Give the connections back."""

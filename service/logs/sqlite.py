@@ -131,6 +131,7 @@ class SqliteLog:
             for state in checkpoint.states:
                 rows = (row.tobytes() for row in state.rows)
                 db.executemany("INSERT OR REPLACE INTO state VALUES (?, ?)", zip(state.streams, rows, strict=True))
+                db.executemany("DELETE FROM state WHERE stream = ?", ((name,) for name in state.removed))
             db.executemany(
                 "INSERT INTO alerts (stream, value) VALUES (?, ?)", ((a.key, a.value) for a in checkpoint.alerts)
             )

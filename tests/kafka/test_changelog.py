@@ -1,40 +1,45 @@
-"""The layout of the changelog: whatever compaction removes, no row is lost."""
+"""The layout of the changelog: whatever compaction removes, no row is lost and none comes back."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from service.logs.changelog import Changelog
+from service.logs.changelog import Changelog, ForeignLayout
 
 ROW_BYTES = 4
 
-commits = st.lists(st.lists(st.integers(0, 40), max_size=12, unique=True), min_size=1, max_size=60)
+Records = list[tuple[bytes, bytes | None]]
+# of each commit: the streams that change, and which of the others are removed
+some = st.lists(st.integers(0, 40), max_size=12, unique=True)
+commits = st.lists(st.tuples(some, some), min_size=1, max_size=60)
 
 
 def rows_of(model: dict[str, int]) -> Callable[[list[str]], NDArray[np.uint8]]:
     return lambda names: np.array([model[n] for n in names], np.uint32).view(np.uint8).reshape(len(names), ROW_BYTES)
 
 
-def new() -> Changelog:
-    return Changelog("layout", ROW_BYTES, block=4, ring=3)
+def new(layout: str = "layout", *, fresh: bool = False) -> Changelog:
+    return Changelog(layout, ROW_BYTES, block=4, ring=3, fresh=fresh)
 
 
-def restore(log: list[tuple[bytes, bytes]]) -> tuple[Changelog, dict[str, int]]:
-    changelog = new()
+def restore(log: Records, layout: str = "layout", *, fresh: bool = False) -> tuple[Changelog, dict[str, int]]:
+    changelog = new(layout, fresh=fresh)
     rows = np.zeros((64, ROW_BYTES), np.uint8)
     for key, value in log:
         numbers, found = changelog.read(key, value)
         rows[numbers] = found
     changelog.finish()
-    return changelog, dict(zip(changelog.names, rows.view(np.uint32)[: len(changelog.names), 0].tolist(), strict=True))
+    values = rows.view(np.uint32)[: len(changelog.names), 0].tolist()
+    return changelog, {name: value for name, value in zip(changelog.names, values, strict=True) if name}
 
 
-def compact(log: list[tuple[bytes, bytes]], data: st.DataObject) -> list[tuple[bytes, bytes]]:
+def compact(log: Records, data: st.DataObject) -> Records:
     """Any subset of the records that a later record of the same key supersedes goes."""
     last = {key: i for i, (key, _) in enumerate(log)}
     keep = data.draw(st.lists(st.booleans(), min_size=len(log), max_size=len(log)))
@@ -43,22 +48,53 @@ def compact(log: list[tuple[bytes, bytes]], data: st.DataObject) -> list[tuple[b
 
 @settings(max_examples=300, deadline=None)
 @given(commits, st.data())
-def test_compaction_at_any_point_loses_no_row(batches: list[list[int]], data: st.DataObject) -> None:
+def test_compaction_at_any_point_loses_no_row_and_brings_no_removed_one_back(
+    batches: list[tuple[list[int], list[int]]], data: st.DataObject
+) -> None:
     model: dict[str, int] = {}
-    log: list[tuple[bytes, bytes]] = []
+    log: Records = []
+    layout = "layout"
     changelog = new()
-    for offset, batch in enumerate(batches, start=1):
+    for offset, (batch, gone) in enumerate(batches, start=1):
         model |= {f"stream {i}": offset * 1000 + i for i in batch}
         names = [f"stream {i}" for i in batch]
-        log += changelog.write(offset, names, rows_of(model)(names), rows_of(model))
-        what = data.draw(st.sampled_from(["go on", "go on", "compact", "restart"]))
-        if what != "go on":
-            log = compact(log, data)
-            restored, found = restore(log)
-            assert found == model
-            assert restored.next_offset == offset
-            if what == "restart":
-                changelog = restored
+        removed = [f"stream {i}" for i in gone if i not in batch]
+        for name in removed:
+            model.pop(name, None)
+        log += changelog.write(offset, names, rows_of(model)(names), removed, rows_of(model))
+        what = data.draw(st.sampled_from(["go on", "go on", "compact", "restart", "give up"]))
+        if what == "go on":
+            continue
+        log = compact(log, data)
+        restored, found = restore(log, layout)
+        assert found == model
+        assert restored.next_offset == offset
+        if what == "restart":
+            changelog = restored
+        elif what == "give up":
+            other = {"layout": "another", "another": "layout"}[layout]
+            with pytest.raises(ForeignLayout, match=layout):
+                restore(log, other)
+            changelog, found = restore(log, other, fresh=True)
+            assert found == {}
+            assert changelog.next_offset == offset
+            model, layout = {}, other
+
+
+def test_a_new_epoch_leaves_nothing_of_the_old_one_to_a_broker_that_compacts() -> None:
+    model = {f"stream {i}": i for i in range(40)}
+    log: Records = new().write(1, list(model), rows_of(model)(list(model)), [], rows_of(model))
+    log += restore(log)[0].write(2, list(model), rows_of(model)(list(model)), [], rows_of(model))
+    changelog, _ = restore(log, "another", fresh=True)
+    log += changelog.write(3, ["x"], rows_of({"x": 7})(["x"]), [], rows_of({"x": 7}))
+    kept = {key: value for key, value in dict(log).items() if value is not None}
+    assert restore(list(kept.items()), "another")[1] == {"x": 7}
+    assert len(kept) <= 2
+
+
+def test_a_record_of_an_unknown_format_is_never_read() -> None:
+    with pytest.raises(ForeignLayout, match="unknown format"):
+        restore([(b"D0", b"TWC1" + bytes(60))], fresh=True)
 
 
 def test_the_topic_stays_near_twice_the_state() -> None:
@@ -69,10 +105,11 @@ def test_the_topic_stays_near_twice_the_state() -> None:
     rng = np.random.default_rng(1)
     for offset in range(2000):
         names = [f"stream {i}" for i in rng.choice(1000, 10, replace=False)] if offset else list(model)
-        for key, value in changelog.write(offset, names, rows_of(model)(names), rows_of(model)):
-            topic[key] = len(value)
-            written += len(value)
+        for key, value in changelog.write(offset, names, rows_of(model)(names), [], rows_of(model)):
+            topic[key] = len(value or b"")
+            written += len(value or b"")
         changed += len(names)
-    row = sum(len(v) for _, v in new().write(0, list(model), rows_of(model)(list(model)), rows_of(model))) / 2000
+    first = new().write(0, list(model), rows_of(model)(list(model)), [], rows_of(model))
+    row = sum(len(value or b"") for _, value in first) / 2000
     assert sum(topic.values()) < 4 * 1000 * row
     assert written < 4 * changed * row

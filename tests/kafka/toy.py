@@ -3,20 +3,16 @@
 The state of a stream is (ticks seen, sum of their values). Each tick yields the alert `offset count sum` keyed by its stream, so
 a lost or repeated tick shows in every later alert of the stream. A value that is no number is a dead letter.
 
-As a program it runs until SIGTERM: `toy.py BOOTSTRAP PREFIX INSTANCE [METHOD WHEN NTH]`; with the last three it kills itself
-before or after the n-th call of that method of the producer.
+As a program it runs until SIGTERM: `toy.py BOOTSTRAP PREFIX INSTANCE`.
 """
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from kafka import KafkaProducer
 from numpy.typing import NDArray
 
 from service.connection import KafkaSettings
@@ -106,25 +102,7 @@ class Toy:
         self.log.commit(checkpoint)
 
 
-def die_at(method: str, when: str, nth: int) -> None:
-    """Make this process kill itself before or after the n-th call of a method of the producer."""
-    real: Callable[..., Any] = getattr(KafkaProducer, method)
-    calls = 0
-
-    def deadly(*args: Any, **kwargs: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == nth and when == "before":
-            os.kill(os.getpid(), signal.SIGKILL)
-        result = real(*args, **kwargs)
-        if calls == nth and when == "after":
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
-
-    setattr(KafkaProducer, method, deadly)
-
-
-def main(bootstrap: str, prefix: str, instance: str, *crash: str) -> None:
+def main(bootstrap: str, prefix: str, instance: str) -> None:
     """Run until SIGTERM."""
     running = True
 
@@ -133,8 +111,6 @@ def main(bootstrap: str, prefix: str, instance: str, *crash: str) -> None:
         running = False
 
     signal.signal(signal.SIGTERM, stop)
-    if crash:
-        die_at(crash[0], crash[1], int(crash[2]))
     toy = Toy(names(bootstrap, prefix, instance), max_records=50)
     while running:
         toy.step()

@@ -1,20 +1,33 @@
-"""A stream is one row: taken up, saved, restored to the bit, dropped with its partition."""
+"""A stream is one row: taken up, saved, restored to the bit, dropped with its partition, removed when nothing comes any more."""
 
 from __future__ import annotations
 
+from random import Random
+
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.logs import PartitionState
-from service.streams import Streams, layout
+from service.streams import HOUR, Streams, layout
+from service.ticks import Ticks
+from tests.samples import every
 
 S = 64
+IDLE = 10
+
+
+def ticks_of(streams: list[str], partitions: list[int] | None = None, ts: list[int] | None = None) -> Ticks:
+    """Ticks that differ in stream, partition and time (in hours) only."""
+    n = len(streams)
+    partition = np.array(partitions or [0] * n, np.int32)
+    times = np.array(ts or [1] * n, np.int64) * HOUR
+    return Ticks(partition, np.arange(n), streams, times, np.ones(n), *[np.full(n, np.nan)] * 5)
 
 
 def filled(names: list[str], partition: int = 0) -> Streams:
     streams = Streams(S)
-    rows = streams.rows(np.full(len(names), partition, np.int32), names)
+    rows, _ = streams.rows(ticks_of(names, [partition] * len(names)))
     rng = np.random.default_rng(1)
     streams.recurrent[rows] = rng.standard_normal((len(names), S))
     streams.features["price"][rows] = rng.standard_normal(len(names))
@@ -22,6 +35,7 @@ def filled(names: list[str], partition: int = 0) -> Streams:
     return streams
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(min_size=1, max_size=8), unique=True, max_size=300))
 def test_saved_rows_come_back_to_the_bit(names: list[str]) -> None:
     before = filled(names)
@@ -38,13 +52,13 @@ def test_only_touched_rows_are_saved_and_only_once() -> None:
     streams = filled(["a", "b", "c"])
     assert [s.streams for s in streams.changed()] == [["a", "b", "c"]]
     assert streams.changed() == []
-    streams.rows(np.zeros(3, np.int32), ["c", "a", "c"])
+    streams.rows(ticks_of(["c", "a", "c"]))
     assert [s.streams for s in streams.changed()] == [["c", "a"]]
 
 
 def test_the_same_name_in_two_partitions_is_two_streams() -> None:
     streams = Streams(S)
-    rows = streams.rows(np.array([0, 1, 0], np.int32), ["a", "a", "a"])
+    rows, _ = streams.rows(ticks_of(["a", "a", "a"], [0, 1, 0]))
     assert rows[0] == rows[2] != rows[1]
     assert len(streams) == 2
 
@@ -54,7 +68,7 @@ def test_a_dropped_partition_leaves_clean_rows_behind() -> None:
     streams.drop(3)
     assert len(streams) == 0
     assert streams.changed() == []
-    rows = streams.rows(np.zeros(2, np.int32), ["c", "d"])
+    rows, _ = streams.rows(ticks_of(["c", "d"], [3, 3]))
     assert not streams.recurrent[rows].any()
     assert streams.features["seen"][rows].sum() == 0
 
@@ -70,8 +84,110 @@ def test_loading_replaces_what_was_held_of_the_partition() -> None:
 def test_memory_grows_in_proportion_to_streams() -> None:
     streams = Streams(S)
     names = [str(i) for i in range(20_000)]
-    streams.rows(np.zeros(len(names), np.int32), names)
+    streams.rows(ticks_of(names))
     assert streams.nbytes <= 1.15 * len(names) * streams.row_bytes
+
+
+class Plain:
+    """Which ticks begin their stream anew and which are refused, one tick after another, with nothing ever removed early."""
+
+    def __init__(self, most: int | None) -> None:
+        self.most = most
+        self.clock: dict[int, int] = {}
+        self.last: dict[tuple[int, str], tuple[int, int, int]] = {}  # clock, newest ts, time reported and not confirmed
+
+    def age(self, p: int, name: str, ts: int, ages: dict[tuple[int, str], int]) -> int | None:
+        """Ticks that the stream's row has seen before this one; None if it is refused."""
+        clock = self.clock.get(p, 0)
+        if (p, name) not in self.last or clock - self.last[p, name][0] > IDLE:
+            live = sum(q == p and clock - then <= IDLE for (q, _), (then, _, _) in self.last.items())
+            if self.most is not None and live >= self.most:
+                return None
+            self.last[p, name], ages[p, name] = (clock, ts, 0), 0
+        else:
+            then, newest, owed = self.last[p, name]
+            if ts > newest:
+                clock, owed, newest = max(clock, then + owed), min(ts - newest, IDLE + 1), ts
+            elif ts < newest:
+                owed = 0
+            self.last[p, name] = clock, newest, owed
+        self.clock[p] = clock
+        ages[p, name] += 1
+        return ages[p, name] - 1
+
+
+MOVES = st.lists(st.tuples(st.integers(0, 1), st.sampled_from("abcdef"), st.integers(-3, 9)), min_size=1, max_size=150)
+
+
+@settings(max_examples=300, deadline=None)
+@given(MOVES, st.integers(1, 20), st.sampled_from([None, 2, 3]), st.randoms(use_true_random=False))
+def test_who_begins_anew_and_who_is_refused_depends_on_the_ticks_alone(
+    moves: list[tuple[int, str, int]], step: int, most: int | None, random: Random
+) -> None:
+    time = 50
+    plain, ages, expected, hours = Plain(most), dict[tuple[int, str], int](), [], []
+    for p, name, move in moves:
+        time += move * random.choice([0, 1, 1, 4])
+        hours.append(max(time, 1) + 80_000 * (name == "f"))  # one feed is of another year
+        expected.append(plain.age(p, name, hours[-1], ages))
+    ticks = ticks_of([name for _, name, _ in moves], [p for p, _, _ in moves], hours)
+    streams, found = Streams(S, IDLE, most), list[int | None]()
+    saved: dict[tuple[int, str], bytes] = {}
+    for batch in every(ticks, step):
+        rows, _ = streams.rows(batch)
+        for row in rows.tolist():
+            found.append(None if row < 0 else int(streams.features["seen"][row]))
+            if row >= 0:
+                streams.features["seen"][row] += 1
+        if random.random() < 0.5:
+            continue
+        for state in streams.changed():
+            saved |= {(state.partition, n): r.tobytes() for n, r in zip(state.streams, state.rows, strict=True)}
+            for name in state.removed:
+                saved.pop((state.partition, name), None)
+        assert len(streams) == len(saved)
+        if random.random() < 0.5:  # another worker goes on with what was saved
+            streams = Streams(S, IDLE, most)
+            for p in (0, 1):
+                names = [n for q, n in saved if q == p]
+                table = np.frombuffer(b"".join(saved[p, n] for n in names), np.uint8)
+                streams.load(PartitionState(p, names, table.reshape(len(names), streams.row_bytes)))
+    assert found == expected
+
+
+def aged(*ticks: tuple[str, int]) -> tuple[set[str], list[str]]:
+    """(streams held, streams removed) after ticks (stream, hour) in one partition."""
+    streams = Streams(S, IDLE)
+    streams.rows(ticks_of([name for name, _ in ticks], None, [hour for _, hour in ticks]))
+    (state,) = streams.changed()
+    return set(state.streams), state.removed
+
+
+def test_a_stream_without_a_tick_for_too_long_is_removed() -> None:
+    assert aged(("a", 1), ("b", 1), ("b", 12), ("b", 13)) == ({"b"}, ["a"])
+    assert aged(("a", 1), ("b", 1), ("b", 11), ("b", 12)) == ({"a", "b"}, [])
+
+
+def test_one_wild_timestamp_removes_nobody() -> None:
+    assert aged(("a", 1), ("b", 1), ("b", 900_000), ("b", 2), ("b", 3), ("a", 2)) == ({"a", "b"}, [])
+
+
+def test_feeds_of_different_years_share_a_partition() -> None:
+    assert aged(*[(name, hour + 9000 * (name == "b")) for hour in range(1, 9) for name in "ab"]) == ({"a", "b"}, [])
+
+
+def test_without_a_limit_of_idleness_nothing_is_ever_removed() -> None:
+    streams = Streams(S)
+    streams.rows(ticks_of(["a", "b", "b", "b"], None, [1, 1, 500_000, 900_000]))
+    assert [s.removed for s in streams.changed()] == [[]]
+
+
+def test_a_tick_like_the_one_before_it_in_every_field_is_a_repetition() -> None:
+    ticks = ticks_of(["a", "b", "a", "a", "a", "a"], None, [1, 1, 1, 1, 2, 1])
+    ticks.price[3] = 2.0
+    streams = Streams(S)
+    found = [streams.rows(batch)[1].tolist() for batch in every(ticks, 2)]
+    assert found == [[False, False], [True, False], [False, False]]
 
 
 def test_the_layout_names_model_and_shape() -> None:

@@ -98,30 +98,24 @@ def test_bad_records_are_buried_with_a_reason_and_move_no_state(tmp_path: Path) 
     assert sample(metrics.registry, "tickwatch_ticks_total", outcome="rejected") == 3
 
 
-def test_a_worker_that_dies_before_its_commit_leaves_no_trace_of_what_it_scored(tmp_path: Path) -> None:
-    path = tmp_path / "log.sqlite"
-    clock = Clock()
-
-    def worker(max_records: int) -> tuple[Worker, SqliteLog]:
-        scorer = Scorer(MODEL, 20)
-        log = SqliteLog(path, scorer.layout, max_records)
-        return Worker(log, scorer, Metrics(), publish_scores=True, clock=clock), log
-
-    first, log = worker(max_records=700)
-    log.append(FAULTY, b"")
-    first.step(0)
-    clock.now += 1.0
-    first.step(0)  # commits 1,400
-    first.step(0)  # 2,100 scored, and lost
+def test_repeated_ticks_and_those_of_too_many_streams_are_counted_and_idle_streams_leave(tmp_path: Path) -> None:
+    hour = 3_600_000_000_000
+    sent = [("a", 1), ("a", 1), ("b", 1), ("c", 1), ("b", 12), ("b", 13), ("c", 13), ("b", 12)]
+    values = [b'{"stream":"%s","ts":%d,"price":1}' % (name.encode(), hours * hour) for name, hours in sent]
+    scorer, metrics = Scorer(MODEL, 20, idle_hours=10, max_streams=2), Metrics()
+    log = SqliteLog(tmp_path / "log.sqlite", scorer.layout)
+    log.append(values, b"")
+    worker = Worker(log, scorer, metrics)
+    drained(worker)
     log.close()
-    second, log = worker(max_records=300)
-    drained(second)
-    log.close()
-    frames = [json.loads(value) for (value,) in rows(path, "SELECT value FROM scores ORDER BY id")]
-    assert [o for f in frames for o in f["offset"]] == list(range(4000))
-    whole = Scorer(MODEL, 20).score(with_numbers(CALM, 3900, price=CALM.price[3900] * 1.2)).verdicts.score
-    assert [s for f in frames for s in f["score"]] == whole.tolist()
-    assert (first.ticks, second.ticks) == (1400, 2600)
+    outcomes = {"scored": 5, "late": 1, "repeated": 1, "rejected": 0, "over_limit": 1}
+    found = {name: sample(metrics.registry, "tickwatch_ticks_total", outcome=name) for name in outcomes}
+    assert found == outcomes
+    assert sample(metrics.registry, "tickwatch_streams_expired_total") == 1
+    ((offset, reason),) = rows(tmp_path / "log.sqlite", "SELECT offset, reason FROM dead_letters")
+    assert offset == 3
+    assert reason == "stream is new and its partition holds 2 already, the limit (--max-streams)"
+    assert rows(tmp_path / "log.sqlite", "SELECT stream FROM state ORDER BY stream") == [("b",), ("c",)]
 
 
 def test_commits_come_at_the_interval_or_when_enough_ticks_wait(tmp_path: Path) -> None:

@@ -1,0 +1,95 @@
+"""The real worker as a program that kills itself before or after the n-th time it takes a step.
+
+`dying.py LOG CELL STEP WHEN NTH`: LOG is the path of an embedded log, or BOOTSTRAP/PREFIX; STEP is `poll`, `score` or `commit`, a
+method of the Kafka producer, or the beginning of an SQL statement, which can only be died before.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from kafka import KafkaProducer
+
+from service.autoencoder import load
+from service.logs import Log
+from service.logs.kafka import KafkaLog
+from service.logs.sqlite import SqliteLog
+from service.metrics import Metrics
+from service.scorer import Scorer
+from service.worker import Worker
+from tests.kafka.toy import names
+from tests.samples import shipped
+
+IDLE_HOURS = 0.001
+MAX_STREAMS = 5
+BATCH = 100
+
+
+def die() -> None:
+    """Leave without a word."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_at(owner: type, method: str, when: str, nth: int) -> None:
+    """Make this process kill itself before or after the n-th call of a method."""
+    real: Callable[..., Any] = getattr(owner, method)
+    calls = 0
+
+    def deadly(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == nth and when == "before":
+            die()
+        result = real(*args, **kwargs)
+        if calls == nth and when == "after":
+            die()
+        return result
+
+    setattr(owner, method, deadly)
+
+
+def worker_on(where: str, cell: str) -> tuple[Worker, Log]:
+    """A worker that expires and refuses streams, on the log named `where`."""
+    scorer = Scorer(load(shipped(cell)), 20, IDLE_HOURS, MAX_STREAMS)
+    log: Log
+    if where.endswith(".sqlite"):
+        log = SqliteLog(Path(where), scorer.layout, BATCH)
+    else:
+        bootstrap, prefix = where.split("/")
+        streams = scorer.streams
+        log = KafkaLog(
+            names(bootstrap, prefix, "one"), streams.row_bytes, scorer.layout, streams.packed, max_records=BATCH
+        )
+    return Worker(log, scorer, Metrics(), commit_ticks=1, publish_scores=True), log
+
+
+def main(where: str, cell: str, step: str, when: str, nth: str) -> None:
+    """Work until death."""
+    worker, log = worker_on(where, cell)
+    if step == "score":
+        die_at(Scorer, step, when, int(nth))
+    elif step in ("poll", "commit"):
+        die_at(type(log), step, when, int(nth))
+    elif isinstance(log, SqliteLog):
+        left = int(nth)
+
+        def trace(statement: str) -> None:
+            nonlocal left
+            left -= statement.startswith(step)
+            if left == 0:
+                die()
+
+        log._db.set_trace_callback(trace)
+    else:
+        die_at(KafkaProducer, step, when, int(nth))
+    while True:
+        worker.step(50)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
