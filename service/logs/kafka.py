@@ -324,5 +324,7 @@ def _find(error: BaseException | None, kind: type[BaseException]) -> BaseExcepti
 
 def _discard(producer: KafkaProducer) -> None:
     """Close a producer without waiting for what it still holds: its transaction is void."""
+    # `close` alone waits for that in vain, gives up and leaves its thread sending (producer/kafka.py)
+    producer._sender.force_close()
     with suppress(errors.KafkaError):
-        producer.close(timeout=0)
+        producer.close(timeout=1)

@@ -47,7 +47,10 @@ class Feed(threading.Thread):
         try:
             while not self._ended.wait(SLICE_S):
                 now = time.monotonic()
-                due, last = min(due + self.rate * (now - last), self.rate), now  # what an outage held up is not made up for
+                due, last = (
+                    min(due + self.rate * (now - last), self.rate),
+                    now,
+                )  # what an outage held up is not made up for
                 while due >= 1:
                     pool = pool or self._more()
                     partition, key, value = pool.pop()

@@ -15,6 +15,8 @@ from kafka.errors import KafkaError
 from service.connection import KafkaSettings
 from tests.kafka.broker import Broker, free_ports
 
+YOUNG_S = 20.0
+WATCHDOG = 70  # exit code, which a broker that is away for long may cause
 ROOT = Path(__file__).parents[2]
 
 
@@ -34,15 +36,17 @@ def cluster(folder: Path, n: int) -> list[Broker]:
 
 @dataclass
 class Fleet:
-    """Workers by their instance names; `stand_ins` are second processes under the name of a frozen one."""
+    """Workers by their instance names; `zombies` are those that were frozen when another process took their name."""
 
     settings: KafkaSettings
     cell: str
     folder: Path
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     frozen: set[str] = field(default_factory=set)
-    zombies: list[subprocess.Popen[bytes]] = field(default_factory=list)
-    ended: list[tuple[str, int]] = field(default_factory=list)  # by themselves, which only a watchdog or a fence may do
+    zombies: list[tuple[str, subprocess.Popen[bytes]]] = field(default_factory=list)
+    contested: set[str] = field(default_factory=set)  # names that two processes have
+    started: dict[int, float] = field(default_factory=dict)  # process id -> when
+    ended: list[tuple[str, int]] = field(default_factory=list)  # by themselves or not well, with exit codes
 
     def start(self, name: str) -> None:
         """Run a worker."""
@@ -55,6 +59,7 @@ class Fleet:
         with (self.folder / f"{name}.err").open("ab") as err:
             err.write(b"---- started\n")
             self.running[name] = subprocess.Popen(command, cwd=ROOT, stderr=err, stdin=subprocess.DEVNULL)
+        self.started[self.running[name].pid] = time.monotonic()
 
     def kill(self, name: str) -> None:
         """kill -9 and start it again at once, as a supervisor does."""
@@ -83,21 +88,31 @@ class Fleet:
         """Start a second worker under the name of a frozen one, which is returned."""
         zombie = self.running.pop(name)
         self.frozen.discard(name)
-        self.zombies.append(zombie)
+        self.zombies.append((name, zombie))
         self.start(name)
         return zombie
+
+    def check(self, name: str, process: subprocess.Popen[bytes]) -> None:
+        """Take note of a worker that did not end well at SIGTERM; one that was still loading its model ends by the signal."""
+        young = time.monotonic() - self.started[process.pid] < YOUNG_S
+        if process.returncode and not (young and process.returncode == -signal.SIGTERM):
+            self.ended.append((name, process.returncode))
 
     def supervise(self) -> None:
         """Start again what ended by itself."""
         for name, process in list(self.running.items()):
             if process.poll() is not None:
-                self.ended.append((name, process.returncode))
+                if process.returncode != 1 or name not in self.contested:  # the one of two that joined first gives in
+                    self.ended.append((name, process.returncode))
                 self.start(name)
+        self.contested = {name for name, zombie in self.zombies if zombie.poll() is None}
 
     def owned(self, name: str) -> set[int]:
         """The partitions that the group has given to a worker, empty when nobody can be asked."""
         try:
-            admin = KafkaAdminClient(bootstrap_servers=self.settings.bootstrap_servers.split(","), bootstrap_timeout_ms=500)
+            admin = KafkaAdminClient(
+                bootstrap_servers=self.settings.bootstrap_servers.split(","), bootstrap_timeout_ms=500
+            )
         except KafkaError:
             return set()
         try:
@@ -112,28 +127,32 @@ class Fleet:
         return set()
 
     def finish(self, timeout_s: float = 30) -> list[str]:
-        """SIGTERM all; what did not go well, in sentences."""
+        """SIGTERM all once the zombies have ended by themselves; what did not go well, in sentences."""
         wrong = []
+        deadline = time.monotonic() + timeout_s
+        while self.contested and time.monotonic() < deadline:
+            self.supervise()
+            time.sleep(0.05)
         for process in self.running.values():
             process.terminate()
         deadline = time.monotonic() + timeout_s
         for name, process in self.running.items():
             try:
-                code = process.wait(max(0.1, deadline - time.monotonic()))
-                if code:
-                    wrong.append(f"worker {name} ended with code {code} at SIGTERM")
+                process.wait(max(0.1, deadline - time.monotonic()))
+                self.check(name, process)
             except subprocess.TimeoutExpired:
                 wrong.append(f"worker {name} did not end within {timeout_s:.0f} s of SIGTERM")
-        for zombie in self.zombies:
+        for name, zombie in self.zombies:
             if zombie.poll() is None:
-                wrong.append(f"a worker whose name was taken still runs (pid {zombie.pid})")
+                wrong.append(f"a worker whose name {name} was taken still runs (pid {zombie.pid})")
             elif zombie.returncode != 1:
-                wrong.append(f"a worker whose name was taken ended with code {zombie.returncode}, not 1")
+                wrong.append(f"a worker whose name {name} was taken ended with code {zombie.returncode}, not 1")
+        wrong += [f"worker {name} ended by itself with code {code}" for name, code in self.ended if code != WATCHDOG]
         self.abandon()
         return wrong
 
     def abandon(self) -> None:
         """kill -9 whatever is left."""
-        for process in [*self.running.values(), *self.zombies]:
+        for process in [*self.running.values(), *(zombie for _, zombie in self.zombies)]:
             process.kill()
             process.wait()

@@ -37,20 +37,24 @@ WEIGHTS = {
     "zombie": 1,
     "broker kill -9": 2,
 }
-ALONE_S = 3.0
+ALONE_S = 4.0
 HEAL_S = 120.0
 STATUS_S = 5.0
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to do: faults for so many seconds, all drawn from the seed."""
+    """What to do: faults for so many seconds, all drawn from the seed.
+
+    In the first `alone_share` of them faults come one at a time and their gaps are measured; then they pile up.
+    """
 
     duration_s: float
     seed: int
     brokers: int
     cell: str
     rate: float
+    alone_share: float = 1 / 3
 
 
 @dataclass
@@ -70,7 +74,7 @@ class Outcome:
     wrong: list[str]
     faults: Counter[str]
     gaps: dict[str, list[float]]
-    evidence: Evidence | None = None
+    evidence: Evidence
 
 
 @dataclass
@@ -83,7 +87,7 @@ class Chaos:
     random: random.Random
     faults: Counter[str] = field(default_factory=Counter)
     kills: list[Kill] = field(default_factory=list)
-    struck: list[float] = field(default_factory=list)  # when each fault happened
+    struck: list[float] = field(default_factory=list)  # when each fault began, and when it was healed
     busy: set[str] = field(default_factory=set)  # workers, and "broker", that are in the middle of a fault
     healing: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
     serial: itertools.count[int] = field(default_factory=itertools.count)
@@ -96,10 +100,12 @@ class Chaos:
         """Do what is due."""
         while self.healing and self.healing[0][0] <= time.monotonic():
             heapq.heappop(self.healing)[2]()
+            self.struck.append(time.time())
 
     def strike(self) -> str | None:
         """One fault of those that are possible now; its name."""
         kind = self.random.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
+        began = time.time()
         name = self.random.choice(NAMES)
         if kind == "broker kill -9":
             if "broker" in self.busy:
@@ -111,18 +117,19 @@ class Chaos:
             getattr(self, {"kill -9": "_kill", "SIGTERM, restart": "_restart", "pause": "_pause", "leave": "_leave",
                            "long pause": "_long_pause", "zombie": "_zombie"}[kind])(name)  # fmt: skip
         self.faults[kind] += 1
-        self.struck.append(time.time())
+        self.struck.append(began)
         return kind
 
-    def _quiet(self) -> bool:
+    def quiet(self) -> bool:
+        """Whether everybody is here and no fault was lately."""
         return not self.busy and (not self.struck or time.time() - max(self.struck) > ALONE_S)
 
     def _free(self, name: str) -> Callable[[], None]:
         return lambda: self.busy.discard(name)
 
     def _kill(self, name: str) -> None:
-        owned = set() if "broker" in self.busy else self.fleet.owned(name)
-        self.kills.append(Kill("worker", time.time(), owned, self._quiet()))
+        owned, alone = set() if "broker" in self.busy else self.fleet.owned(name), self.quiet()
+        self.kills.append(Kill("worker", time.time(), owned, alone))
         self.fleet.kill(name)
 
     def _restart(self, name: str) -> None:
@@ -145,8 +152,7 @@ class Chaos:
             if process.poll() is None:  # it may be waiting for a broker that is away
                 self.later(0.2, back)
                 return
-            if process.returncode:
-                self.fleet.ended.append((name, process.returncode))
+            self.fleet.check(name, process)
             self.fleet.start(name)
             self.busy.discard(name)
 
@@ -181,7 +187,7 @@ class Chaos:
         self.later(self.random.uniform(0.5, 2), replace)
 
     def _kill_broker(self, broker: Broker) -> None:
-        self.kills.append(Kill("broker", time.time(), set(range(PARTITIONS)), self._quiet()))
+        self.kills.append(Kill("broker", time.time(), set(range(PARTITIONS)), self.quiet()))
         self.busy.add("broker")
         broker.kill()
 
@@ -200,14 +206,17 @@ class Chaos:
                 if seen is None:
                     continue
                 found.setdefault(f"{kill.kind}, whatever else went wrong", []).append(seen - kill.at)
-                if kill.alone and not any(kill.at + 0.1 < at < seen for at in self.struck):
-                    found.setdefault(f"{kill.kind}, nothing else wrong", []).append(seen - kill.at)
+                others = any(kill.at < at < seen for at in self.struck)
+                if kill.alone and (not others or kill.kind == "broker"):
+                    found.setdefault(f"{kill.kind}, alone", []).append(seen - kill.at)
         return found
 
 
 def chaos(plan: Plan, folder: Path, say: Callable[[str], None]) -> Outcome:
     """Run the plan with files in `folder` and say how it goes; the outcome's `wrong` is empty if all held."""
-    say(f"seed {plan.seed}: {plan.duration_s:g} s of faults, {plan.brokers} broker(s), cell {plan.cell}, {plan.rate:g} ticks/s")
+    say(
+        f"seed {plan.seed}: {plan.duration_s:g} s of faults, {plan.brokers} broker(s), cell {plan.cell}, {plan.rate:g} ticks/s"
+    )
     brokers = cluster(folder, plan.brokers)
     settings = KafkaSettings(bootstrap_servers=",".join(b.bootstrap for b in brokers))
     fleet = Fleet(settings, plan.cell, folder)
@@ -223,12 +232,10 @@ def chaos(plan: Plan, folder: Path, say: Callable[[str], None]) -> Outcome:
         run.busy.add(NAMES[2])
         run.later(5, lambda: (run.faults.update(["join"]), fleet.start(NAMES[2]), run.busy.discard(NAMES[2]))[0])
         _strike(run, feed, observer, say)
-        wrong = _settle(run, feed, observer, settings, say)
-        outcome = Outcome(wrong, run.faults, run.gaps(observer))
-        if not wrong:
-            outcome.evidence = gather(settings, say)
-            outcome.wrong = verify(outcome.evidence, load(find(plan.cell)), BUDGET)
-        _report(outcome, run, feed, say)
+        wrong = _settle(run, feed, observer, settings, say) + fleet.finish()
+        outcome = Outcome(wrong, run.faults, run.gaps(observer), gather(settings, say))
+        outcome.wrong += verify(outcome.evidence, load(find(plan.cell)), BUDGET)
+        _report(outcome, run, say)
         return outcome
     finally:
         fleet.abandon()
@@ -243,7 +250,9 @@ def _strike(run: Chaos, feed: Feed, observer: Observer, say: Callable[[str], Non
     while (now := time.monotonic()) - began < run.plan.duration_s:
         run.heal_due()
         run.fleet.supervise()
-        if now >= next_fault:
+        if now - began < run.plan.alone_share * run.plan.duration_s and not run.quiet():
+            pass
+        elif now >= next_fault:
             kind = run.strike()
             next_fault = now + (run.random.uniform(*CALM_S) if kind else 0.1)
         if now >= next_status:
@@ -281,7 +290,7 @@ def _settle(
             return ["the last ticks of the trickle were never read"]
         time.sleep(0.2)
     observer.end()
-    return run.fleet.finish()
+    return []
 
 
 def gather(settings: KafkaSettings, say: Callable[[str], None]) -> Evidence:
@@ -305,7 +314,7 @@ def gather(settings: KafkaSettings, say: Callable[[str], None]) -> Evidence:
     return Evidence(settings.ticks, *records, committed)
 
 
-def _report(outcome: Outcome, run: Chaos, feed: Feed, say: Callable[[str], None]) -> None:
+def _report(outcome: Outcome, run: Chaos, say: Callable[[str], None]) -> None:
     faults = outcome.faults
     say("faults: " + ", ".join(f"{kind} {n}" for kind, n in sorted(faults.items())))
     for kind, gaps in outcome.gaps.items():
@@ -317,8 +326,10 @@ def _report(outcome: Outcome, run: Chaos, feed: Feed, say: Callable[[str], None]
         say(f"workers that ended by themselves: {run.fleet.ended}")
     for problem in outcome.wrong[:20]:
         say(f"  {problem}")
-    ticks = len(outcome.evidence.ticks) if outcome.evidence else feed.sent
+    ticks = len(outcome.evidence.ticks)
     if outcome.wrong:
-        say(f"verdict: VIOLATED in {len(outcome.wrong)} ways over {ticks} ticks, {faults.total()} faults, seed {run.plan.seed}")
+        say(
+            f"verdict: VIOLATED in {len(outcome.wrong)} ways over {ticks} ticks, {faults.total()} faults, seed {run.plan.seed}"
+        )
     else:
         say(f"verdict: exactly-once held over {ticks} ticks, {faults.total()} faults")

@@ -141,16 +141,17 @@ def _state(changelog: list[Seen], p: int, end: int, streams: set[str], scorer: S
     restored = Partition()
     for record in changelog:
         if record.partition == p:
-            restored.take(record.key or b"", record.value or b"")
+            restored.take(record.key or b"", record.value)
     if restored.layout != scorer.layout:
         yield f"its state has the layout {restored.layout}, not {scorer.layout}"
     if restored.next_offset != end:
         yield f"its state is as of offset {restored.next_offset}, not {end}"
-    if restored.rows.keys() != streams:
-        yield f"its state holds {len(restored.rows)} streams, not {len(streams)}"
-    names = sorted(restored.rows.keys() & streams)
+    rows = restored.rows()
+    if rows.keys() != streams:
+        yield f"its state holds {len(rows)} streams, not {len(streams)}"
+    names = sorted(rows.keys() & streams)
     table = scorer.streams.packed(p, names)
-    unequal = [name for i, name in enumerate(names) if restored.rows[name] != table[i].tobytes()]
+    unequal = [name for i, name in enumerate(names) if rows[name] != table[i].tobytes()]
     if unequal:
         yield f"the state of {len(unequal)} of {len(names)} streams differs, among them {unequal[0]}"
 
@@ -158,7 +159,9 @@ def _state(changelog: list[Seen], p: int, end: int, streams: set[str], scorer: S
 def _difference(what: str, found: list[Any], expected: list[Any]) -> str:
     lost, extra = set(expected) - set(found), set(found) - set(expected)
     repeated = len(found) - len(set(found))
-    first = next((i for i, (f, e) in enumerate(zip(found, expected, strict=False)) if f != e), min(len(found), len(expected)))
+    first = next(
+        (i for i, (f, e) in enumerate(zip(found, expected, strict=False)) if f != e), min(len(found), len(expected))
+    )
     return (
         f"{what}: {len(found)} for {len(expected)}; {len(lost)} lost, {repeated} repeated, {len(extra)} out of nowhere;"
         f" they part at number {first}: {found[first : first + 3]} for {expected[first : first + 3]}"
