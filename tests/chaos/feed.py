@@ -6,6 +6,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 
 import msgspec
 import numpy as np
@@ -18,6 +19,7 @@ from tests.samples import random_ticks
 
 JUNK = (b"not a tick", b"{", b"")
 SLICE_S = 0.05
+FRESH_S = 5.0
 
 
 class Feed(threading.Thread):
@@ -101,23 +103,38 @@ class Observer(threading.Thread):
         self.arrivals: dict[int, list[tuple[float, float]]] = defaultdict(list)
         self.next: dict[int, int] = defaultdict(int)
         self.ticks = 0
+        self._at: dict[int, int] = defaultdict(int)
         self._servers = bootstrap
         self._topic = topic
         self._ended = threading.Event()
 
     def run(self) -> None:
         """See the class."""
-        consumer = reader(self._servers)
-        consumer.assign([TopicPartition(self._topic, p) for p in sorted(consumer.partitions_for_topic(self._topic))])
-        decode = msgspec.json.Decoder(Frame).decode
         while not self._ended.is_set():
-            for records in consumer.poll(50).values():
-                for record in records:
-                    frame = decode(record.value)
-                    self.arrivals[frame.partition].append((record.timestamp / 1000, time.time()))
-                    self.next[frame.partition] = frame.offset[-1] + 1
-                    self.ticks += len(frame.offset)
-        consumer.close()
+            # kafka-python 3.0.12 may fall silent for good when one of several brokers dies: a new consumer goes on
+            with suppress(KafkaError):
+                self._read(time.monotonic() + FRESH_S)
+
+    def _read(self, until: float) -> None:
+        """Go on where the last consumer stopped."""
+        decode = msgspec.json.Decoder(Frame).decode
+        consumer = reader(self._servers)
+        try:
+            tps = [TopicPartition(self._topic, p) for p in sorted(consumer.partitions_for_topic(self._topic) or ())]
+            consumer.assign(tps)
+            for tp in tps:
+                consumer.seek(tp, self._at[tp.partition])
+            while not self._ended.is_set() and time.monotonic() < until:
+                for tp, records in consumer.poll(50).items():
+                    for record in records:
+                        frame = decode(record.value)
+                        self.arrivals[frame.partition].append((record.timestamp / 1000, time.time()))
+                        self.next[frame.partition] = frame.offset[-1] + 1
+                        self.ticks += len(frame.offset)
+                    self._at[tp.partition] = records[-1].offset + 1
+                    until = time.monotonic() + FRESH_S
+        finally:
+            consumer.close()
 
     def end(self) -> None:
         """Stop reading."""

@@ -21,7 +21,7 @@ from service.topics import create_topics
 from tests.chaos.feed import Feed, Observer, ends, read
 from tests.chaos.fleet import Fleet, cluster
 from tests.chaos.verifier import Evidence, verify
-from tests.kafka.broker import Broker
+from tests.kafka.broker import Broker, Seen
 
 PARTITIONS = 6
 BUDGET = 20.0
@@ -143,6 +143,17 @@ class Chaos:
         self._away(name, seconds)
         self.later(seconds, join)
 
+    def join_later(self, name: str, seconds: float) -> None:
+        """A worker that was not there joins."""
+        self.busy.add(name)
+
+        def join() -> None:
+            self.fleet.start(name)
+            self.busy.discard(name)
+            self.faults["join"] += 1
+
+        self.later(seconds, join)
+
     def _away(self, name: str, seconds: float) -> None:
         """SIGTERM; some seconds later it is back."""
         self.busy.add(name)
@@ -229,8 +240,7 @@ def chaos(plan: Plan, folder: Path, say: Callable[[str], None]) -> Outcome:
             fleet.start(name)
         feed.start()
         observer.start()
-        run.busy.add(NAMES[2])
-        run.later(5, lambda: (run.faults.update(["join"]), fleet.start(NAMES[2]), run.busy.discard(NAMES[2]))[0])
+        run.join_later(NAMES[2], 5)
         _strike(run, feed, observer, say)
         wrong = _settle(run, feed, observer, settings, say) + fleet.finish()
         outcome = Outcome(wrong, run.faults, run.gaps(observer), gather(settings, say))
@@ -303,15 +313,25 @@ def gather(settings: KafkaSettings, say: Callable[[str], None]) -> Evidence:
             told = time.monotonic()
             say(line)
 
-    topics = (settings.ticks, settings.scores, settings.alerts, settings.dead_letters, settings.changelog)
-    records = [read(settings.bootstrap_servers, topic, progress) for topic in topics]
+    def all_of(topic: str) -> list[Seen]:
+        return read(settings.bootstrap_servers, topic, progress)
+
     consumer = KafkaConsumer(bootstrap_servers=settings.bootstrap_servers.split(","), group_id=settings.group)
     try:
         committed = {p: consumer.committed(TopicPartition(settings.ticks, p)) for p in range(PARTITIONS)}
     finally:
         consumer.close()
+    evidence = Evidence(
+        topic=settings.ticks,
+        ticks=all_of(settings.ticks),
+        scores=all_of(settings.scores),
+        alerts=all_of(settings.alerts),
+        letters=all_of(settings.dead_letters),
+        changelog=all_of(settings.changelog),
+        committed=committed,
+    )
     say("scoring all of it once more, undisturbed")
-    return Evidence(settings.ticks, *records, committed)
+    return evidence
 
 
 def _report(outcome: Outcome, run: Chaos, say: Callable[[str], None]) -> None:

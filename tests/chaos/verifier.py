@@ -56,8 +56,8 @@ def verify(evidence: Evidence, model: Model, budget: float) -> list[str]:
     """Everything that contradicts exactly-once, in sentences; nothing if there is nothing."""
     scorer = Scorer(model, budget)
     ticks: dict[int, list[Seen]] = defaultdict(list)
-    for tick in evidence.ticks:
-        ticks[tick.partition].append(tick)
+    for record in evidence.ticks:
+        ticks[record.partition].append(record)
     published = _published(evidence)
     wrong = [f"partition {p} has output but no ticks" for p in sorted(published.keys() - ticks.keys())]
     for p, records in sorted(ticks.items()):
@@ -104,7 +104,6 @@ def _output(
     offsets = [offset for offset, _ in good]
     if found.offsets != offsets:
         yield _difference("scored ticks", found.offsets, offsets)
-        return
     scores: list[NDArray[np.float64]] = []
     flags: list[bool] = []
     alerts: dict[str, list[Alert]] = defaultdict(list)
@@ -119,6 +118,11 @@ def _output(
             alerts[ticks.stream[i]].append(
                 (int(ticks.offset[i]), ticks.stream[i], int(ticks.ts[i]), float(verdicts.score[i]), kind, incident)
             )
+    for stream in sorted(alerts.keys() | found.alerts.keys()):
+        if found.alerts.get(stream, []) != alerts.get(stream, []):
+            yield _difference(f"alerts of {stream}", found.alerts.get(stream, []), alerts.get(stream, []))
+    if found.offsets != offsets:
+        return
     if found.streams != [t["stream"] for _, t in good] or found.ts != [t["ts"] for _, t in good]:
         yield "frames name other streams or times than their ticks"
     expected = np.concatenate(scores) if scores else np.zeros(0)
@@ -131,9 +135,6 @@ def _output(
         )
     if found.flags != flags:
         yield "frames flag other ticks than the scorer"
-    for stream in sorted(alerts.keys() | found.alerts.keys()):
-        if found.alerts.get(stream, []) != alerts.get(stream, []):
-            yield _difference(f"alerts of {stream}", found.alerts.get(stream, []), alerts.get(stream, []))
 
 
 def _state(changelog: list[Seen], p: int, end: int, streams: set[str], scorer: Scorer) -> Iterator[str]:
