@@ -15,7 +15,6 @@ from kafka.errors import KafkaError
 from service.connection import KafkaSettings
 from tests.kafka.broker import Broker, free_ports
 
-YOUNG_S = 20.0
 WATCHDOG = 70  # exit code, which a broker that is away for long may cause
 ROOT = Path(__file__).parents[2]
 
@@ -45,7 +44,7 @@ class Fleet:
     frozen: set[str] = field(default_factory=set)
     zombies: list[tuple[str, subprocess.Popen[bytes]]] = field(default_factory=list)
     contested: set[str] = field(default_factory=set)  # names that two processes have
-    started: dict[int, float] = field(default_factory=dict)  # process id -> when
+    said: dict[int, Path] = field(default_factory=dict)  # process id -> file of what it says
     ended: list[tuple[str, int]] = field(default_factory=list)  # by themselves or not well, with exit codes
 
     def start(self, name: str) -> None:
@@ -56,10 +55,10 @@ class Fleet:
         command += ["--instance", name, "--ticks-topic", topics.ticks, "--alerts-topic", topics.alerts]
         command += ["--scores-topic", topics.scores, "--dead-letters-topic", topics.dead_letters]
         command += ["--changelog-topic", topics.changelog]
-        with (self.folder / f"{name}.err").open("ab") as err:
-            err.write(b"---- started\n")
+        said = self.folder / f"{name}.{len(self.said)}.err"
+        with said.open("wb") as err:
             self.running[name] = subprocess.Popen(command, cwd=ROOT, stderr=err, stdin=subprocess.DEVNULL)
-        self.started[self.running[name].pid] = time.monotonic()
+        self.said[self.running[name].pid] = said
 
     def kill(self, name: str) -> None:
         """kill -9 and start it again at once, as a supervisor does."""
@@ -94,7 +93,7 @@ class Fleet:
 
     def check(self, name: str, process: subprocess.Popen[bytes]) -> None:
         """Take note of a worker that did not end well at SIGTERM; one that was still loading its model ends by the signal."""
-        young = time.monotonic() - self.started[process.pid] < YOUNG_S
+        young = "reads topic" not in self.said[process.pid].read_text(errors="replace")
         if process.returncode and not (young and process.returncode == -signal.SIGTERM):
             self.ended.append((name, process.returncode))
 
