@@ -136,7 +136,7 @@ def worker(
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     logging.getLogger("tickwatch").setLevel(logging.INFO)
-    logging.getLogger("kafka").setLevel(logging.ERROR)  # its warnings tell of what it goes on to mend
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # the worker says itself what matters of its errors
     options = Options(
         model, alert_budget, commit_interval_ms, scores, stream_idle_hours, max_streams, fresh, host, port
     )

@@ -6,9 +6,15 @@ from dataclasses import dataclass, field
 
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
-from kafka.errors import AuthorizationError, KafkaError, TopicAlreadyExistsError, TopicAuthorizationFailedError
+from kafka.errors import (
+    AuthorizationError,
+    KafkaError,
+    RetriableError,
+    TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
+)
 
-from service.connection import KafkaSettings, connect, explain_denied
+from service.connection import KafkaSettings, Unreachable, connect, explain_denied
 from service.errors import TickwatchError
 from service.logs.changelog import RECORD_BYTES
 
@@ -130,4 +136,5 @@ def _describe(admin: KafkaAdminClient, settings: KafkaSettings) -> dict[str, Fou
 def _explained(settings: KafkaSettings, error: KafkaError) -> TickwatchError:
     if isinstance(error, AuthorizationError):
         return explain_denied(settings, error)
-    return TickwatchError(f"Kafka at {settings.bootstrap_servers}: {error}")
+    kind = Unreachable if isinstance(error, RetriableError) else TickwatchError  # a broker may die while it is asked
+    return kind(f"Kafka at {settings.bootstrap_servers}: {error}")

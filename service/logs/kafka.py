@@ -37,7 +37,7 @@ from service.topics import check_topics
 
 LOG = logging.getLogger("tickwatch")
 FLUSH_S = 10  # as long as the broker keeps a transaction open
-HANG_S = 120
+HANG_S = 30  # what has not ended by now never will: kafka-python can lose a request when its broker dies
 LETTER_BYTES = 512 * 1024  # a dead letter's value is cut here, or its topic might refuse it for ever
 FAILURES = 10  # commits in a row; what fails so often will not pass by itself
 BACKOFF_S = (0.5, 15.0)
@@ -329,5 +329,7 @@ def _find(error: BaseException | None, kind: type[BaseException]) -> BaseExcepti
 
 def _discard(producer: KafkaProducer) -> None:
     """Close a producer without waiting for what it still holds: its transaction is void."""
+    # `close` alone waits for that in vain, gives up and leaves its thread sending (producer/kafka.py)
+    producer._sender.force_close()
     with suppress(errors.KafkaError):
-        producer.close(timeout=0)
+        producer.close(timeout=1)

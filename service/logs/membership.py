@@ -81,7 +81,10 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
         # would rebalance for ever, or a leader stay without its partitions (coordinator/base.py `join_group_async`,
         # coordinator/consumer.py `need_rejoin`). So joins are waited for here; there is no public way.
         coordinator = self.consumer._coordinator
-        if coordinator.need_rejoin() or self.consumer.group_metadata().state is not MemberState.STABLE:
+        # a heartbeat that is refused because another process has this name ends them without a word (`_do_heartbeat`): the
+        # next join raises what they should have said, and does no harm otherwise
+        silent = not coordinator._heartbeat_enabled
+        if coordinator.need_rejoin() or silent or self.consumer.group_metadata().state is not MemberState.STABLE:
             coordinator.request_rejoin()
             coordinator.poll(timeout_ms=JOIN_MS)
         found: dict[TopicPartition, list[ConsumerRecord]] = self.consumer.poll(timeout_ms, max_records)

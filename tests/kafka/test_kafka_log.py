@@ -7,6 +7,7 @@ import logging
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -250,6 +251,8 @@ def test_a_broker_that_dies_and_comes_back_costs_nothing(own_broker: Broker, toy
         produce(settings.bootstrap_servers, settings.ticks, TICKS)
         until(finished(settings), toy)
     assert_exactly_once(settings)
+    producers = [t for t in threading.enumerate() if t.name == "tickwatch-one-network-thread"]
+    assert len(producers) == 1  # those that were given up are gone
 
 
 def test_state_of_another_layout_is_given_up_when_asked_and_offsets_go_on(
