@@ -225,3 +225,10 @@ def _pins(name: str) -> dict[str, str]:
     lines = (ROOT / f"requirements{name}.txt").read_text().splitlines()
     pinned = (line.split("==") for line in lines if "==" in line and line[0] not in " #")
     return {package: "".join(takewhile(lambda c: c not in " ;\\", version)) for package, version, *_ in pinned}
+
+
+def test_the_documents_name_only_tests_that_exist() -> None:
+    tests = "".join(path.name + path.read_text() for path in (ROOT / "tests").rglob("*.py"))
+    for document in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]:
+        named = set(re.findall(r"test_\w+(?=`|\.py)", document.read_text()))
+        assert not {name for name in named if name not in tests}, document.name
