@@ -206,3 +206,18 @@ def test_a_log_of_nothing_but_junk_is_consumed_to_its_end(tmp_path: Path, value:
     assert (worker.ticks, worker.rejected, worker.alerts) == (0, 50, 0)
     assert rows(tmp_path / "log.sqlite", "SELECT next FROM offsets") == [(50,)]
     assert np.all(scorer.streams.features["seen"] == 0)
+
+
+def test_a_late_tick_that_comes_twice_is_late_twice_and_nothing_else(tmp_path: Path) -> None:
+    values = encode(CALM)[:300]
+    late = values[299].replace(str(CALM.ts[299]).encode(), str(CALM.ts[0]).encode())
+    metrics, scorer, clock = Metrics(), Scorer(MODEL, 20), Clock()
+    log = SqliteLog(tmp_path / "log.sqlite", scorer.layout)
+    worker = Worker(log, scorer, metrics, clock=clock)
+    for batch in (values, [late, late]):
+        log.append(batch, b"")
+        clock.now += 1.0
+        worker.step(0)
+    log.close()
+    outcomes = {o: sample(metrics.registry, "tickwatch_ticks_total", outcome=o) for o in ("scored", "late", "repeated")}
+    assert outcomes == {"scored": 300, "late": 2, "repeated": 0}
