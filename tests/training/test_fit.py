@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import signal
 import threading
 from dataclasses import replace
@@ -52,20 +53,23 @@ def test_a_trained_autoencoder_rebuilds_ticks_it_has_never_seen(cell: CellKind, 
 
 
 class CtrlC(io.StringIO):
-    """A terminal at which someone presses Ctrl-C shortly after the second epoch is reported."""
+    """A terminal at which someone presses Ctrl-C shortly after the second epoch is reported, and after each further one.
+
+    Python drops an interrupt that meets a finaliser; a person would press again.
+    """
 
     def write(self, text: str) -> int:
-        if "epoch 2:" in text:
+        if re.search(r"epoch ([2-9]|\d\d):", text):
             threading.Timer(0.05, signal.raise_signal, [signal.SIGINT]).start()
         return super().write(text)
 
 
 def test_an_interrupted_run_resumes_to_the_very_same_weights(tmp_path: Path) -> None:
-    settings = replace(SMALL, epochs=30, patience=30)  # far more than pass before Ctrl-C comes, on any machine
+    settings = replace(SMALL, epochs=10, patience=10)
     whole = train(settings, tmp_path)
     cut = tmp_path / "cut"
     cut.mkdir()
-    with pytest.raises(Interrupted, match=r"stopped in epoch \d+ of 30; .* go on with --resume"):
+    with pytest.raises(Interrupted, match=r"stopped in epoch \d+ of 10; .* go on with --resume"):
         train(settings, cut, console=Console(file=CtrlC()))
     resumed = train(settings, cut, resume=True)
     assert resumed.epochs == whole.epochs
