@@ -57,7 +57,7 @@ def _join(parts: list[Ticks]) -> Ticks:
     def column(name: str) -> Any:
         return np.concatenate([getattr(part, name) for part in parts])
 
-    numbers = {name: column(name) for name in ("partition", "offset", "ts", *NUMBERS)}
+    numbers = {name: column(name) for name in ("partition", "offset", "ts", *NUMBERS, "seq")}
     return Ticks(stream=[name for part in parts for name in part.stream], **numbers)
 
 
