@@ -6,10 +6,14 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import Progress
+
+if TYPE_CHECKING:
+    from optuna import Study
 
 from service.errors import TickwatchError
 from service.settings import CONNECTION, AlertBudget, Kafka, Model, Seed, spread
@@ -122,3 +126,71 @@ def plot(
     except ValueError as error:
         raise TickwatchError(f"--at {at}: {error}") from error
     typer.echo(draw(file, stream, model, alert_budget, moment, around, output))
+
+
+def search(
+    data: Annotated[Path, typer.Option("--data", help="Tick file, or folder of them, to learn from.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the study, checkpoints of its trials, and the report.")
+    ],
+    study: Annotated[str, typer.Option("--study", help="Name of the study in its database.")] = "tickwatch",
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            "--storage",
+            help="Database URL, as SQLAlchemy takes it; machines that name the same one share the study."
+            " [default: study.db in the output folder]",
+        ),
+    ] = None,
+    trials: Annotated[
+        int, typer.Option("--trials", help="Finished trials in all, those of earlier runs too.", min=1)
+    ] = 40,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", help="Seconds after which no further epoch begins.", min=1)
+    ] = None,
+    jobs: Annotated[int, typer.Option("--jobs", help="Processes on this machine, one core each.", min=1, max=256)] = 1,
+    epochs: Annotated[int, typer.Option("--epochs", help="Passes over the history of each trial at most.", min=3)] = 10,
+    seed: Seed = 1,
+) -> None:
+    """Search for the settings with which `train` learns best; the same command goes on after a stop (extra `training`)."""
+    try:
+        from training.history import read_history  # noqa: PLC0415
+        from training.search import Search  # noqa: PLC0415
+        from training.search import search as look  # noqa: PLC0415
+        from training.searchreport import command, report  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise TickwatchError(MISSING.format(error.name)) from error
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TickwatchError(f"--output {output}: {error.strerror}; give a folder that can be written") from error
+    wanted = Search(storage or f"sqlite:///{output / 'study.db'}", study, trials, timeout, jobs, epochs, seed)
+
+    def tell(found: Study) -> None:
+        report(found, str(data)).write(output)
+        typer.echo(f"wrote {output / 'report.html'}; the best trial, {found.best_trial.number}, again:")
+        typer.echo(command(found, str(data)))
+
+    look(read_history(data), wanted, output, tell, Console(stderr=True))
+
+
+def forecast(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for report.html, report.md and its pictures.")
+    ] = Path("runs/forecast"),
+    seed: Seed = 1,
+) -> None:
+    """Run the classic airline passengers experiment with each cell against simple forecasts (extra `training`)."""
+    try:
+        from training.forecast import FITS, forecasts, passengers  # noqa: PLC0415
+        from training.forecastreport import report  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise TickwatchError(MISSING.format(error.name)) from error
+    series = passengers()
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
+        bar = progress.add_task("training", total=FITS)
+        found = forecasts(series, seed, lambda: progress.advance(bar))
+    told = report(series, found)
+    told.write(output)
+    typer.echo(f"{told.paragraphs[1]}\nwrote {output / 'report.html'}")
