@@ -17,7 +17,8 @@ import signal
 import time
 import warnings
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -41,7 +42,6 @@ from training.history import History
 from training.train import learnable, long_enough
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
-warnings.filterwarnings("ignore", category=ExperimentalWarning)  # heartbeats have been one since 2021
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 CELLS = ("gru", "lstm", "rnn")
@@ -143,6 +143,14 @@ def _run(study: optuna.Study, wanted: Search, shared: tuple[Any, ...], console: 
         )
 
 
+@contextmanager
+def accepted() -> Iterator[None]:
+    """Heartbeats have been called experimental since 2021, and a warning helps nobody who searches."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        yield
+
+
 def finished(study: optuna.Study) -> int:
     """Trials that came to an end, pruned ones too; not those whose process died or was interrupted."""
     return len(study.get_trials(deepcopy=False, states=FINISHED))
@@ -151,30 +159,37 @@ def finished(study: optuna.Study) -> int:
 def open_study(wanted: Search, seed: Sequence[int] = (0,)) -> optuna.Study:
     """The study, new or as it stands; `seed` is that of this process's proposals."""
     try:
-        url = make_url(wanted.storage)
-        sqlite = url.get_backend_name() == "sqlite"
-        storage = RDBStorage(
-            wanted.storage,
-            engine_kwargs={"connect_args": {"timeout": 60}} if sqlite else {"pool_pre_ping": True},
-            heartbeat_interval=wanted.heartbeat_s,
-            grace_period=3 * wanted.heartbeat_s,
-            heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
-        )
-        return optuna.create_study(
-            storage=storage,
-            study_name=wanted.study,
-            sampler=optuna.samplers.TPESampler(
-                seed=int(np.random.SeedSequence(seed).generate_state(1)[0]), constant_liar=True
-            ),
-            pruner=optuna.pruners.MedianPruner(FIRST_TRIALS, FIRST_EPOCHS),
-            load_if_exists=True,
-        )
+        try:
+            return _open(wanted, seed)
+        except SQLAlchemyError:  # another machine may have made the tables at the same moment
+            return _open(wanted, seed)
     except (SQLAlchemyError, ImportError) as error:
         shown = str(error).splitlines()[0].replace(wanted.storage, "that URL")
         raise TickwatchError(
             f"--storage: the database can't be used ({shown}); give a URL like sqlite:///study.db or"
             " postgresql+psycopg://user@host/name, whose driver is installed"
         ) from error
+
+
+@accepted()
+def _open(wanted: Search, seed: Sequence[int]) -> optuna.Study:
+    sqlite = make_url(wanted.storage).get_backend_name() == "sqlite"
+    storage = RDBStorage(
+        wanted.storage,
+        engine_kwargs={"connect_args": {"timeout": 60}} if sqlite else {"pool_pre_ping": True},
+        heartbeat_interval=wanted.heartbeat_s,
+        grace_period=3 * wanted.heartbeat_s,
+        heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
+    )
+    return optuna.create_study(
+        storage=storage,
+        study_name=wanted.study,
+        sampler=optuna.samplers.TPESampler(
+            seed=int(np.random.SeedSequence(seed).generate_state(1)[0]), constant_liar=True
+        ),
+        pruner=optuna.pruners.MedianPruner(FIRST_TRIALS, FIRST_EPOCHS),
+        load_if_exists=True,
+    )
 
 
 def _same(study: optuna.Study, identity: dict[str, object]) -> None:
@@ -224,6 +239,7 @@ def _outcome(trial: optuna.trial.FrozenTrial) -> str:
     return f"validation {value}, {cell}{', pruned' + after if trial.state == TrialState.PRUNED else ''}"
 
 
+@accepted()
 def _work(
     wanted: Search,
     number: int,

@@ -35,7 +35,7 @@ QUIET = Console(quiet=True)
 @pytest.fixture
 def data(tmp_path: Path, random_ticks: RandomTicks) -> Path:
     (tmp_path / "ticks").mkdir()
-    pq.write_table(random_ticks(1, 6_000), tmp_path / "ticks" / "A.parquet")
+    pq.write_table(random_ticks(1, 5_000), tmp_path / "ticks" / "A.parquet")
     return tmp_path / "ticks"
 
 
@@ -69,7 +69,7 @@ def wanted(folder: Path, trials: int, epochs: int = 3) -> Search:
 def running(folder: Path, epochs: int) -> optuna.trial.FrozenTrial:
     """The trial that runs, once it has finished so many epochs."""
     for _ in range(1_000):
-        if (folder / "study.db").exists():
+        if (folder / "trials").exists():  # made when the first one begins
             trials = open_study(wanted(folder, 9)).get_trials(deepcopy=False, states=[TrialState.RUNNING])
             if trials and len(trials[0].intermediate_values) >= epochs:
                 return trials[0]
@@ -77,15 +77,16 @@ def running(folder: Path, epochs: int) -> optuna.trial.FrozenTrial:
     raise TimeoutError("no trial runs")
 
 
+@pytest.mark.timeout(300)
 def test_two_processes_search_together_and_the_best_settings_train_again_to_the_same_loss(
     data: Path, tmp_path: Path, tickwatch: Callable[..., subprocess.Popen[str]]
 ) -> None:
     folder = tmp_path / "found"
-    process = tickwatch("search", "--data", "ticks", "-o", "found", "--trials", "6", "--jobs", "2", "--epochs", "3")
-    said, errors = process.communicate(timeout=110)
+    process = tickwatch("search", "--data", "ticks", "-o", "found", "--trials", "4", "--jobs", "2", "--epochs", "3")
+    said, errors = process.communicate(timeout=140)
     assert process.returncode == 0, errors
-    study = open_study(wanted(folder, 6))
-    assert finished(study) in (6, 7)  # both may begin a last one
+    study = open_study(wanted(folder, 4))
+    assert finished(study) in (4, 5)  # both may begin a last one
     assert {t.params["cell"] for t in study.trials[:3]} == {"rnn", "lstm", "gru"}  # each as `train` does by itself
     assert len(errors.splitlines()) == finished(study)
 
@@ -97,7 +98,7 @@ def test_two_processes_search_together_and_the_best_settings_train_again_to_the_
             assert part in text
     assert re.search(rf"\*\*{study.best_value:.4f}\*\*", (folder / "report.md").read_text())
     again = tickwatch(*command.split()[1:])
-    said, errors = again.communicate(timeout=110)
+    said, errors = again.communicate(timeout=140)
     assert f"validation={study.best_value:.4f} " in said, errors
 
 
@@ -116,11 +117,12 @@ def test_ctrl_c_queues_the_trial_again_and_the_same_command_goes_on(
     assert TrialState.RUNNING not in states
 
 
+@pytest.mark.timeout(300)
 def test_a_killed_process_loses_no_finished_epoch(
     data: Path, tmp_path: Path, tickwatch: Callable[..., subprocess.Popen[str]]
 ) -> None:
     folder = tmp_path / "found"
-    process = tickwatch("search", "--data", "ticks", "-o", "found", "--trials", "1", "--epochs", "8")
+    process = tickwatch("search", "--data", "ticks", "-o", "found", "--trials", "3", "--epochs", "6")
     killed = running(folder, epochs=2)
     os.killpg(process.pid, signal.SIGKILL)
     place = folder / "trials" / f"tickwatch-{killed.number}" / CHECKPOINT
@@ -128,16 +130,14 @@ def test_a_killed_process_loses_no_finished_epoch(
     checkpoint["epochs"][0]["validation"] = 123.0  # so that it shows whether these epochs are taken over
     torch.save(checkpoint, place)
 
-    reports = []
-    search(read_history(data), wanted(folder, 1, epochs=8), folder, reports.append, QUIET)
-    study = open_study(wanted(folder, 1))
-    (done,) = study.get_trials(states=[TrialState.COMPLETE])
+    reports: list[optuna.Study] = []
+    search(read_history(data), wanted(folder, 3, epochs=6), folder, reports.append, QUIET)
+    (study,) = reports
+    (done,) = (t for t in study.get_trials(states=[TrialState.COMPLETE]) if t.params == killed.params)
     assert done.number != killed.number
-    assert done.params == killed.params
     assert done.intermediate_values[0] == 123.0
-    assert len(done.intermediate_values) == 8
-    assert len(reports) == 1
-    assert not place.exists()
+    assert len(done.intermediate_values) == 6
+    assert not any((folder / "trials").iterdir())
 
 
 def test_a_process_that_dies_is_told_in_one_sentence(
@@ -159,12 +159,13 @@ def test_a_search_ends_when_its_time_is_up_and_keeps_what_runs(data: Path, tmp_p
     assert finished(open_study(late)) == 0
 
 
-def test_trials_that_cannot_be_compared_are_refused(data: Path, tmp_path: Path, random_ticks: RandomTicks) -> None:
-    late = Search(f"sqlite:///{tmp_path / 'study.db'}", "tickwatch", 99, 0.01, 1, 3, seed=1)
-    search(read_history(data), late, tmp_path, lambda _: None, QUIET)
-    with pytest.raises(TickwatchError, match="study tickwatch was made with epochs 3; give the same, or another"):
-        search(read_history(data), wanted(tmp_path, 1, epochs=4), tmp_path, lambda _: None, QUIET)
-    pq.write_table(random_ticks(2, 6_000), data / "B.parquet")
+def test_trials_that_cannot_be_compared_are_refused(data: Path, tmp_path: Path) -> None:
+    study = open_study(wanted(tmp_path, 1))
+    study.set_user_attr("fingerprint", read_history(data).fingerprint)
+    study.set_user_attr("epochs", 4)
+    with pytest.raises(TickwatchError, match="study tickwatch was made with epochs 4; give the same, or another"):
+        search(read_history(data), wanted(tmp_path, 1), tmp_path, lambda _: None, QUIET)
+    study.set_user_attr("fingerprint", "other")
     with pytest.raises(TickwatchError, match="was made from other data"):
         search(read_history(data), wanted(tmp_path, 1), tmp_path, lambda _: None, QUIET)
 
