@@ -1,4 +1,4 @@
-"""The command line: `tickwatch run | worker | replay | train | topics | plot`."""
+"""The command line: `tickwatch run | worker | replay | topics`, and what `training` plugs in."""
 
 from __future__ import annotations
 

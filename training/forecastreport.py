@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from training.forecast import HIDDEN, LEARNING_RATE, SEEDS, STEPS, TRAINED, YEAR, Forecasts, Months
-from training.report import Cell, Picture, Report, Table, legend, line_style, picture
+from training.report import COLOURS, Cell, Picture, Report, Table, legend, picture
 
 NETWORKS = ("RNN", "LSTM", "GRU")
 TRAIN, TEST = slice(0, TRAINED), slice(TRAINED, None)
@@ -54,7 +54,7 @@ def _words(series: Months, found: list[Forecasts]) -> list[str]:
         f"{len(above)} of the {len(series) - TRAINED} test months lie above everything seen in training, where bounded gates"
         f" and states must extrapolate: there the best network falls short by {short[id(best)]:.1f} on average, and"
         f" {simple.method!r} with {simple.window} by {short[id(simple)]:.1f}. Only a window of {YEAR} months shows a"
-        " network the same month of last year. So few months say nothing about which cell suits ticks; `tickwatch compare`"
+        " network the same month of last year. So few months say nothing about which cell suits ticks; tickwatch compare"
         " does."
     )
     return [method, outcome, limit]
@@ -72,7 +72,10 @@ def _table(series: Months, found: list[Forecasts]) -> Table:
         ]
         for f, train, test in errors
     ]
-    notes = f"Root mean square error in thousands of passengers; for networks the mean and standard deviation of {SEEDS} seeds."
+    notes = (
+        f"Root mean square error in thousands of passengers; for networks the mean and standard deviation of {SEEDS} seeds."
+        " All are tested on the same months; the training error leaves out those before the first window."
+    )
     return Table("Errors", ("method", "months", "training", "test"), rows, notes)
 
 
@@ -87,16 +90,12 @@ def _picture(series: Months, found: list[Forecasts], window: int) -> Picture:
     for number, method in enumerate(NETWORKS):
         shown = next(f for f in found if f.method == method and f.window == window)
         axes.plot(
-            year, shown.months.mean(axis=0), linewidth=1.2, label=f"{method}, mean of {SEEDS}", color=_colour(number)
+            year, shown.months.mean(axis=0), linewidth=1.2, label=f"{method}, mean of {SEEDS}", color=COLOURS[number]
         )
     seasonal = next(f for f in found if f.method.startswith("seasonal"))
-    axes.plot(year, seasonal.months[0], linewidth=1, label="seasonal-naive", color=_colour(3))
+    axes.plot(year, seasonal.months[0], linewidth=1, label="seasonal-naive", color=COLOURS[3])
     axes.axvline(year[TRAINED], color="grey", linestyle=":")
     axes.set_ylabel("passengers in thousands")
     legend(axes)
     title = f"Forecasts from {window} month{'s' * (window > 1)}"
     return Picture(f"window-{window}", title, figure, "Tested to the right of the dotted line.")
-
-
-def _colour(number: int) -> str:
-    return line_style(number)["color"]

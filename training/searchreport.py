@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import optuna
+from matplotlib.ticker import MaxNLocator
 from optuna.trial import FrozenTrial, TrialState
 
-from training.report import Cell, Picture, Report, Table, legend, line_style, picture
+from training.report import COLOURS, Cell, Picture, Report, Table, legend, picture
 from training.search import CELLS, flags, suggest
 
 SHOWN = 15  # trials of the table
@@ -29,7 +30,7 @@ same. Losses of different cells, sizes and sequence lengths can be compared, bec
 features of the same ticks, in chunks of the same length; noise and dropout spoil only what a trial trains on."""
 CAVEAT = """What this loss does not say is which detector finds more. A wider bottleneck and a larger network rebuild
 everything better, anomalies too, so compare trials of one bottleneck, and compare the models that you would use with
-`tickwatch evaluate`. The best of many trials also looks better than it is: its loss was chosen for being low on just
+tickwatch evaluate. The best of many trials also looks better than it is: its loss was chosen for being low on just
 these ticks. Each trial is one seed."""
 
 
@@ -39,7 +40,7 @@ def report(study: optuna.Study, data: str) -> Report:
     pruned = _of(study, TrialState.PRUNED)
     best = complete[0]
     usual = [t for t in complete if t.user_attrs.get("default") and t.params["cell"] == "gru"]
-    compared = f" The settings that `tickwatch train` has by itself reached {_loss(usual[0]):.4f}." if usual else ""
+    compared = f" The settings that tickwatch train has by itself reached {_loss(usual[0]):.4f}." if usual else ""
     result = (
         f"{len(complete)} trials were trained to their end and {len(pruned)} were ended early. The best, trial {best.number},"
         f" reached a validation loss of {_loss(best):.4f}.{compared} The same ticks on the same kind of CPU give it again with"
@@ -71,10 +72,6 @@ def _loss(trial: FrozenTrial) -> float:
     return math.nan if trial.value is None else trial.value
 
 
-def _colour(number: int) -> str:
-    return line_style(number)["color"]
-
-
 def _best_of(
     title: str, name: str, choices: Sequence[Any], complete: list[FrozenTrial], pruned: list[FrozenTrial]
 ) -> Table:
@@ -103,7 +100,7 @@ def _importances(study: optuna.Study) -> Picture:
     found = optuna.importance.get_param_importances(study)
     figure, axes = picture(8, 3)
     names = list(found)[::-1]
-    axes.barh([NAMES[name] for name in names], [found[name] for name in names], color=_colour(0))
+    axes.barh([NAMES[name] for name in names], [found[name] for name in names], color=COLOURS[0])
     axes.set_xlabel("share of what separates the best trials from the rest")
     words = (
         "PED-ANOVA, Watanabe et al. (2023), over the complete trials. With few trials this is a hint, not a finding."
@@ -115,7 +112,7 @@ def _slice(name: str, complete: list[FrozenTrial], pruned: list[FrozenTrial]) ->
     figure, axes = picture(6, 3)
     for number, (label, trials, marker) in enumerate((("complete", complete, "o"), ("ended early", pruned, "x"))):
         values = [CELLS.index(t.params[name]) if name == "cell" else t.params[name] for t in trials]
-        axes.scatter(values, [*map(_loss, trials)], marker=marker, s=20, label=label, color=_colour(number))
+        axes.scatter(values, [*map(_loss, trials)], marker=marker, s=20, label=label, color=COLOURS[number])
     if name == "cell":
         axes.set_xticks(range(len(CELLS)), CELLS)
     if name == "learning_rate":
@@ -134,7 +131,7 @@ def _parallel(complete: list[FrozenTrial]) -> Picture:
     for row in (columns - low)[::-1] / np.where(high > low, high - low, 1.0):
         best = row[-1] == 0.0
         alpha = 1.0 if best else 0.15 + 0.5 * (1.0 - row[-1])
-        axes.plot(row, alpha=alpha, linewidth=2 if best else 1, color=_colour(1 if best else 0))
+        axes.plot(row, alpha=alpha, linewidth=2 if best else 1, color=COLOURS[1 if best else 0])
     labels = [f"{NAMES.get(n, n)}\n{_shown(n, a)} to {_shown(n, b)}" for n, a, b in zip(names, low, high, strict=True)]
     axes.set_xticks(range(len(names)), labels, fontsize=8)
     axes.set_yticks([])
@@ -161,9 +158,10 @@ def _history(study: optuna.Study) -> Picture:
     figure, axes = picture(8, 3.5)
     complete, pruned = _of(study, TrialState.COMPLETE), _of(study, TrialState.PRUNED)
     for number, (label, own) in enumerate((("complete", complete), ("ended early, last epoch", pruned))):
-        axes.scatter([t.number for t in own], [*map(_loss, own)], s=20, label=label, color=_colour(number))
+        axes.scatter([t.number for t in own], [*map(_loss, own)], s=20, label=label, color=COLOURS[number])
     lowest = np.minimum.accumulate([*map(_loss, complete)])
-    axes.step([t.number for t in complete], lowest, where="post", label="lowest so far", color=_colour(2))
+    axes.step([t.number for t in complete], lowest, where="post", label="lowest so far", color=COLOURS[2])
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("trial")
     axes.set_ylabel("validation loss")
     legend(axes)
@@ -177,7 +175,8 @@ def _curves(complete: list[FrozenTrial], pruned: list[FrozenTrial]) -> Picture:
         number = 1 if trial is complete[0] else 0 if trial.state == TrialState.COMPLETE else 2
         losses = [trial.intermediate_values[step] for step in steps]
         alpha, width = (1.0, 2) if number == 1 else (0.4, 1)
-        axes.plot([step + 1 for step in steps], losses, alpha=alpha, linewidth=width, color=_colour(number))
+        axes.plot([step + 1 for step in steps], losses, alpha=alpha, linewidth=width, color=COLOURS[number])
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("epoch")
     axes.set_ylabel("validation loss")
     words = "One line a trial: the best one, the other complete ones, and those that were ended early, each kind in a colour."
