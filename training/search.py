@@ -272,6 +272,7 @@ def _work(
             continue
 
 
+@accepted()
 def attempt(
     study: optuna.Study,
     trial: optuna.Trial,

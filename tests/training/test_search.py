@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,7 +23,7 @@ from rich.console import Console
 from service.errors import TickwatchError
 from training.fit import CHECKPOINT
 from training.history import read_history
-from training.search import Search, finished, open_study, search
+from training.search import FIRST_EPOCHS, FIRST_TRIALS, Search, attempt, finished, open_study, search
 
 RandomTicks = Callable[[int, int], pa.Table]
 # Ctrl-C must count also where the shell that runs the tests has it ignored.
@@ -157,6 +158,21 @@ def test_a_search_ends_when_its_time_is_up_and_keeps_what_runs(data: Path, tmp_p
     late = Search(f"sqlite:///{tmp_path / 'study.db'}", "tickwatch", 99, 0.01, 1, 3, seed=1)
     search(read_history(data), late, tmp_path, lambda _: pytest.fail("there is nothing to report"), QUIET)
     assert finished(open_study(late)) == 0
+
+
+def test_a_trial_worse_than_half_of_the_others_ends_early(tmp_path: Path) -> None:
+    aim = wanted(tmp_path, 9, epochs=6)
+    study = open_study(aim)
+    for _ in range(FIRST_TRIALS):
+        study.add_trial(optuna.create_trial(value=1e-9, intermediate_values=dict.fromkeys(range(6), 1e-9)))
+    study.enqueue_trial({"cell": "rnn", "hidden": 8, "bottleneck": 2})
+    noise = np.random.default_rng(1).normal(size=(2_000, 6)).astype(np.float32)
+    study.optimize(lambda trial: attempt(study, trial, aim, [noise], "noise", tmp_path, lambda: False), n_trials=1)
+    tried = study.trials[-1]
+    assert tried.state == TrialState.PRUNED
+    assert len(tried.intermediate_values) == FIRST_EPOCHS + 1
+    assert finished(study) == FIRST_TRIALS + 1
+    assert not any((tmp_path / "trials").iterdir())
 
 
 def test_trials_that_cannot_be_compared_are_refused(data: Path, tmp_path: Path) -> None:
