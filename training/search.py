@@ -33,7 +33,7 @@ from optuna.trial import TrialState
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from service.connection import host_name
 from service.errors import TickwatchError
@@ -48,6 +48,7 @@ CELLS = ("gru", "lstm", "rnn")
 FIRST_EPOCHS = 2  # that no trial is pruned in: what they show is mostly the start of the learning rate
 FIRST_TRIALS = 5  # that are never pruned: a median needs company
 LOOK_S = 0.5  # between two looks at the study
+OPENINGS = 5  # of a database, before its error is believed
 
 
 @dataclass(frozen=True)
@@ -159,10 +160,12 @@ def finished(study: optuna.Study) -> int:
 def open_study(wanted: Search, seed: Sequence[int] = (0,)) -> optuna.Study:
     """The study, new or as it stands; `seed` is that of this process's proposals."""
     try:
-        try:
-            return _open(wanted, seed)
-        except SQLAlchemyError:  # another machine may have made the tables at the same moment
-            return _open(wanted, seed)
+        for _ in range(OPENINGS - 1):
+            try:
+                return _open(wanted, seed)
+            except DBAPIError:  # another machine may be making the tables at the same moment
+                time.sleep(LOOK_S)
+        return _open(wanted, seed)
     except (SQLAlchemyError, ImportError) as error:
         shown = str(error).splitlines()[0].replace(wanted.storage, "that URL")
         raise TickwatchError(
