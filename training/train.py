@@ -120,7 +120,7 @@ def learnable(streams: list[Ticks], settings: Settings) -> tuple[Prior, list[NDA
 
 def _write(path: Path, model: bytes, words: str) -> None:
     path.write_bytes(model)
-    path.with_suffix(".md").write_text(words)
+    path.with_suffix(".md").write_text(words, encoding="utf-8")
 
 
 def code_revision() -> str:
