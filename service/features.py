@@ -94,7 +94,7 @@ class Features:
     `z` float32 [N, F] in standard deviations of the stream so far, NaN where the feed has no such thing; `observed`, `mean`
     and `std` float32 [N, F] are the feature itself and what it was standardised by. `lateness` float32 [N] is log
     microseconds behind the stream's newest tick, 0 for a tick in order. `repeats` float32 [N] is, for a tick that came before
-    with the same time, the EW share of such ticks over the last ~16, else 0. Late and repeated ticks have no features and
+    with the same time, the EW odds of such ticks over the last ~16, else 0. Late and repeated ticks have no features and
     are not folded into the stream's state.
     """
 
@@ -181,7 +181,7 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
         if elapsed >= 0.0:
             m.repeats += ((1.0 if repeated else 0.0) - m.repeats) / 16.0
         if repeated:
-            repeats[i] = m.repeats
+            repeats[i] = m.repeats / max(1.0 - m.repeats, 1e-3)
         if elapsed < 0.0 or repeated:
             z[i] = np.nan
             observed[i] = np.nan
