@@ -14,7 +14,7 @@ def silent_after(*looks: tuple[dict[TopicPartition, int], dict[TopicPartition, i
     found: list[TopicPartition] = []
     turn = 0
     silence = Silence(10.0, lambda partitions: {tp: looks[turn][1][tp] for tp in partitions if tp in looks[turn][1]})
-    for turn in range(len(looks)):  # noqa: B007  (which one it is is asked above)
+    for turn in range(len(looks)):
         found = silence.look(lambda: looks[turn][0], turn * 10.0)  # noqa: B023
     return found
 
