@@ -94,6 +94,7 @@ def restore(kafka: KafkaSettings, scorer: Scorer, partitions: int) -> None:
             waiting.discard(state.partition)
     seconds, cpu = time.perf_counter() - (joined or 0.0), time.process_time() - cpu
     del poll, state
+    log.poll(0, lambda: None)  # gives the connections of the restore back
     held, n = resident() - before, len(streams)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
     log.close()
