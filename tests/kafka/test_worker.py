@@ -21,6 +21,7 @@ from service.connection import KafkaSettings
 from service.scorer import Scorer
 from service.ticks import Ticks, encode
 from tests.kafka.broker import free_ports, produce, read_all
+from tests.kafka.second_client import read_with_librdkafka
 from tests.kafka.toy import fresh_names
 from tests.samples import CELLS, random_ticks, shipped, with_numbers
 
@@ -123,6 +124,20 @@ def test_a_worker_killed_in_full_flight_loses_and_repeats_nothing(settings: Kafk
     assert scores_by_stream(settings) == scores
     published = [json.loads(r.value or b"") for r in read_all(settings.bootstrap_servers, settings.alerts)]
     assert sorted((e["data"]["stream"], e["data"]["ts"], e["data"]["score"]) for e in published) == sorted(alerts)
+
+
+def test_a_second_client_reads_the_same_records(settings: KafkaSettings, start: Start) -> None:
+    records = keyed(TICKS)
+    for begin in (0, 6000):
+        produce(settings.bootstrap_servers, settings.ticks, [*records[begin : begin + 6000], *JUNK])
+        worker = start(settings, "--scores")
+        wait_for(lambda done=begin + 3000: scored(settings) >= done)  # type: ignore[misc]
+        worker.send_signal(signal.SIGKILL if begin == 0 else signal.SIGTERM)  # the first leaves an open transaction
+        worker.wait(timeout=20)
+    for topic in (settings.alerts, settings.scores, settings.dead_letters, settings.changelog):
+        seen = read_with_librdkafka(settings.bootstrap_servers, topic)
+        assert seen == read_all(settings.bootstrap_servers, topic)
+        assert seen, topic
 
 
 def test_an_unreachable_broker_is_named_retried_and_visible_in_metrics(start: Start, tmp_path: Path) -> None:
