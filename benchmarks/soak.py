@@ -15,8 +15,10 @@ import sys
 import tempfile
 import time
 import urllib.request
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.error import URLError
 
 from confluent_kafka import Producer
 
@@ -94,12 +96,15 @@ def soak(kafka: KafkaSettings, seconds: float, model: str, streams: int) -> Samp
     command += ["--ticks-topic", kafka.ticks, "--alerts-topic", kafka.alerts, "--scores-topic", kafka.scores]
     command += ["--dead-letters-topic", kafka.dead_letters, "--changelog-topic", kafka.changelog]
     process = subprocess.Popen(command)  # noqa: S603  (our own worker)
-    samples = Samples()
+    samples, url = Samples(), f"http://127.0.0.1:{port}/metrics"
     try:
-        time.sleep(5)
+        while process.poll() is None and not samples.ticks:
+            time.sleep(1)
+            with suppress(URLError):  # it still loads its model
+                samples.take(process, url)
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            samples.take(process, f"http://127.0.0.1:{port}/metrics")
+            samples.take(process, url)
             if tape.sent - samples.ticks < LEAST_LAG:
                 tape.append()
             time.sleep(1)
