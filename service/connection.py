@@ -19,9 +19,7 @@ from service.errors import TickwatchError
 Client = TypeVar("Client")
 ATTEMPT_MS = 3000
 PROBE_S = 2.0
-METADATA_MS = (
-    10  # between two questions about topics; kafka-python has no setting for it (net/manager.py) and waits 100
-)
+METADATA_MS = 10  # between two questions about topics: kafka-python waits 100 and has no setting (net/manager.py)
 
 
 def host_name() -> str:

@@ -23,6 +23,7 @@ LOG = logging.getLogger("tickwatch")
 SLICE_S = 0.25  # the other partitions wait no longer than this for records
 STABLE_MS = 200
 ATTEMPTS = 5
+GARBAGE_BYTES = 64 * 1024 * 1024  # worth the tenth of a second that it takes to look for garbage
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Restore:
         self._new = new
         self._reading: dict[int, Reading] = {}
         self._mismatches: dict[int, int] = {}
-        self._handed_over = False
+        self._handed_over = 0  # bytes of rows
         plain = {"enable_auto_commit": False, "auto_offset_reset": "earliest", "metrics_enabled": False}
         self._ends = connect(settings, KafkaConsumer, **plain)
         self._reader = connect(
@@ -114,14 +115,14 @@ class Restore:
                 if reading is not None:
                     self._take(reading, records)
             ready += self._finished()
-        self._handed_over = bool(ready)
+        self._handed_over += sum(restored.state.rows.nbytes for restored in ready)
         return ready
 
     def _clear_up(self) -> None:
         """Free the rows that were handed over: kafka-python's timeouts leave cycles of frames and tracebacks that hold them."""
-        if self._handed_over:
+        if self._handed_over > GARBAGE_BYTES:
             gc.collect()
-            self._handed_over = False
+            self._handed_over = 0
 
     def _begin(self, partition: int, serial: int) -> None:
         ticks = TopicPartition(self._settings.ticks, partition)
