@@ -117,11 +117,11 @@ def soak(kafka: KafkaSettings, seconds: float, model: str, streams: int) -> Samp
 def judge(samples: Samples, seconds: float) -> int:
     """Print the medians and the verdict; 0 if memory was flat."""
     judged = samples.resident[len(samples.resident) // 10 :]
-    quarter = max(1, len(judged) // 4)
-    first, last = statistics.median(judged[:quarter]), statistics.median(judged[-quarter:])
+    quarters = [statistics.median(judged[len(judged) * q // 4 : len(judged) * (q + 1) // 4]) for q in range(4)]
+    first, last = quarters[0], quarters[-1]
     flat = last <= first * (1 + MOST_GROWTH)
-    medians = f"first quarter {first / MIB:.0f} MiB, last quarter {last / MIB:.0f} MiB"
-    print(f"resident memory: {medians}, most {max(judged) / MIB:.0f} MiB")
+    told = ", ".join(f"{median / MIB:.0f}" for median in quarters)
+    print(f"resident memory, medians of the quarters: {told} MiB; most {max(judged) / MIB:.0f} MiB")
     print(
         f"verdict: memory {'flat' if flat else 'GROWS'} ({last / first - 1:+.1%}) over {seconds:.0f} s,"
         f" {samples.ticks:,.0f} ticks at {samples.ticks / seconds:,.0f} a second, lag up to {max(samples.lag):,.0f}"
