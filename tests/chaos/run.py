@@ -44,9 +44,9 @@ STATUS_S = 5.0
 
 @dataclass(frozen=True)
 class Plan:
-    """What to do: faults for so many seconds, all drawn from the seed.
+    """What to do: faults for so many seconds, all drawn from the seed, of all kinds or `only` one.
 
-    In the first `alone_share` of them faults come one at a time and their gaps are measured; then they pile up.
+    In the first `alone_share` of the time faults come one at a time and their gaps are measured; then they pile up.
     """
 
     duration_s: float
@@ -55,6 +55,7 @@ class Plan:
     cell: str
     rate: float
     alone_share: float = 1 / 3
+    only: str | None = None
 
 
 @dataclass
@@ -104,7 +105,7 @@ class Chaos:
 
     def strike(self) -> str | None:
         """One fault of those that are possible now; its name."""
-        kind = self.random.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
+        kind = self.plan.only or self.random.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
         began = time.time()
         name = self.random.choice(NAMES)
         if kind == "broker kill -9":
