@@ -225,7 +225,7 @@ def test_what_compaction_leaves_is_enough(settings: KafkaSettings, toys: Callabl
         )  # rolls segments
         return len(read_all(settings.bootstrap_servers, settings.changelog)) < written / 2
 
-    until(compacted, toy)
+    until(compacted, toy, timeout_s=80)  # the broker's cleaner takes its time
     until(finished(settings), toy)
     toy.log.close()
     again = toys(settings)
