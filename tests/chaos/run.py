@@ -38,6 +38,7 @@ WEIGHTS = {
     "broker kill -9": 2,
 }
 ALONE_S = 4.0
+GIVEN_UP_S = 60.0
 HEAL_S = 120.0
 STATUS_S = 5.0
 
@@ -124,6 +125,13 @@ class Chaos:
     def quiet(self) -> bool:
         """Whether everybody is here and no fault was lately."""
         return not self.busy and (not self.struck or time.time() - max(self.struck) > ALONE_S)
+
+    def answered(self, observer: Observer) -> bool:
+        """Whether the partitions that the last kill held up go on; a gap would not be measured if the next fault came into it."""
+        if not self.kills or time.time() - self.kills[-1].at > GIVEN_UP_S:
+            return True
+        at = self.kills[-1].at
+        return all(observer.arrivals[p] and observer.arrivals[p][-1][0] > at for p in self.kills[-1].partitions)
 
     def _free(self, name: str) -> Callable[[], None]:
         return lambda: self.busy.discard(name)
@@ -261,7 +269,8 @@ def _strike(run: Chaos, feed: Feed, observer: Observer, say: Callable[[str], Non
     while (now := time.monotonic()) - began < run.plan.duration_s:
         run.heal_due()
         run.fleet.supervise()
-        if now - began < run.plan.alone_share * run.plan.duration_s and not run.quiet():
+        alone = now - began < run.plan.alone_share * run.plan.duration_s
+        if alone and not (run.quiet() and run.answered(observer)):
             pass
         elif now >= next_fault:
             kind = run.strike()
