@@ -302,6 +302,7 @@ class KafkaLog:
         producer, self._producer = self._producer, None
         self._changelogs.clear()
         self._next.clear()
+        self._silence.forget()
         if self._member is not None:
             self._member.start_over()
         if producer is not None:

@@ -43,6 +43,10 @@ class Silence:
         self._ended = self._ends(still) if still else {}
         return silent
 
+    def forget(self) -> None:
+        """Begin anew: partitions that wait for their state stand still for a good reason."""
+        self._stood, self._ended = {}, {}
+
 
 def ends(settings: KafkaSettings, partitions: Iterable[TopicPartition]) -> Positions:
     """Where partitions end for a read_committed reader; nothing while nobody can tell."""

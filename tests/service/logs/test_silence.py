@@ -43,3 +43,11 @@ def test_between_two_looks_nobody_is_asked() -> None:
         silence.look(lambda: {A: 5}, now)
     assert silence.look(lambda: {A: 5}, 19.9) == []
     assert silence.look(lambda: {A: 5}, 20.0) == [A]
+
+
+def test_a_restore_between_two_looks_is_no_silence() -> None:
+    silence = Silence(10.0, lambda partitions: dict.fromkeys(partitions, 9))
+    for now in (0.0, 10.0):
+        silence.look(lambda: {A: 5}, now)
+    silence.forget()
+    assert [silence.look(lambda: {A: 5}, now) for now in (20.0, 30.0, 40.0)] == [[], [], [A]]
