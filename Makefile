@@ -9,11 +9,12 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --for
 	--generate-hashes --no-emit-index-url --no-header --no-annotate
 
 .DELETE_ON_ERROR:
-.PHONY: help run test chaos bench-restore requirements
+.PHONY: help run test chaos soak bench-restore requirements
 
 help: ## show this
 	@echo 'make run [TICKS=path] [DURATION=seconds] [SPEED=x] [RESUME=1] [MODEL=path]'
-	@echo 'make chaos [DURATION=seconds] [SEED=n] [BROKERS=1|3] [CELL=gru|lstm] [RATE=ticks per second]'
+	@echo 'make chaos [DURATION=seconds] [SEED=n] [BROKERS=1|3] [CELL=gru|lstm] [RATE=ticks per second] [ONLY="kill -9"]'
+	@echo 'make soak [DURATION=seconds]'
 	@sed -n 's/^\([a-z-]*\):.*## /make \1: /p' $(firstword $(MAKEFILE_LIST))
 
 run: $(VENV)/run.stamp ## score ticks: simulated ones, or those of a file or folder, as fast as they come or at SPEED x real time
@@ -31,7 +32,11 @@ bench-restore: $(VENV)/test.stamp ## restore 1,000,000 streams from a Kafka chan
 
 chaos: $(VENV)/test.stamp ## hurt real workers and brokers at random while ticks flow, and verify that exactly-once held
 	@exec $(BIN)/python -m tests.chaos $${DURATION:+--duration "$$DURATION"} $${SEED:+--seed "$$SEED"} \
-		$${BROKERS:+--brokers "$$BROKERS"} $${CELL:+--cell "$$CELL"} $${RATE:+--rate "$$RATE"}
+		$${BROKERS:+--brokers "$$BROKERS"} $${CELL:+--cell "$$CELL"} $${RATE:+--rate "$$RATE"} \
+		$${ONLY:+--only "$$ONLY"}
+
+soak: $(VENV)/test.stamp ## run a worker at full speed behind an endless backlog, and judge whether its memory stays flat
+	@PYTHONPATH=. exec $(BIN)/python benchmarks/soak.py $${DURATION:+--seconds "$$DURATION"}
 
 requirements: $(VENV)/test.stamp ## write the requirement files again after a change in pyproject.toml; delete them first to upgrade
 	$(COMPILE) pyproject.toml --all-extras -o requirements-dev.txt

@@ -26,23 +26,10 @@ from service.logs.kafka import KafkaLog
 from service.scorer import Scorer
 from service.topics import create_topics
 from tests.kafka.broker import Broker, fetch_jars, produce
+from tests.kafka.toy import names
 
 COMMIT = 50_000
 MIB = 2**20
-
-
-def settings(bootstrap: str, prefix: str) -> KafkaSettings:
-    """Topics and group of this run."""
-    return KafkaSettings(
-        bootstrap_servers=bootstrap,
-        group=prefix,
-        instance="one",
-        ticks=f"{prefix}-ticks",
-        alerts=f"{prefix}-alerts",
-        scores=f"{prefix}-scores",
-        dead_letters=f"{prefix}-dead",
-        changelog=f"{prefix}-changelog",
-    )
 
 
 def resident() -> int:
@@ -50,7 +37,7 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
-def names(partition: int, n: int) -> list[str]:
+def stream_names(partition: int, n: int) -> list[str]:
     """Streams of a partition."""
     return [f"VENUE{partition}:{i:08d}" for i in range(n)]
 
@@ -68,11 +55,11 @@ def write(kafka: KafkaSettings, scorer: Scorer, partitions: int, each: int) -> N
     rng = np.random.default_rng(1)
     for partition in range(partitions):
         rows = rng.integers(0, 256, (each, streams.row_bytes), np.uint8)
-        streams.load(PartitionState(partition, names(partition, each), rows))
+        streams.load(PartitionState(partition, stream_names(partition, each), rows))
         parts = [slice(at, at + COMMIT) for at in range(0, each, COMMIT)] + [slice(0, each // 10)]
         for part in parts:
             log.commit(
-                Checkpoint({partition: 1}, [PartitionState(partition, names(partition, each)[part], rows[part])])
+                Checkpoint({partition: 1}, [PartitionState(partition, stream_names(partition, each)[part], rows[part])])
             )
             log.poll(0, lambda: None)
     log.close()
@@ -94,6 +81,7 @@ def restore(kafka: KafkaSettings, scorer: Scorer, partitions: int) -> None:
             waiting.discard(state.partition)
     seconds, cpu = time.perf_counter() - (joined or 0.0), time.process_time() - cpu
     del poll, state
+    log.poll(0, lambda: None)  # gives the connections of the restore back
     held, n = resident() - before, len(streams)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
     log.close()
@@ -118,7 +106,7 @@ def main() -> None:
     given = options.parse_args()
     scorer = Scorer(load(find(given.model)), 20)
     if given.restore:
-        restore(settings(given.bootstrap_servers, given.restore), scorer, given.partitions)
+        restore(names(given.bootstrap_servers, given.restore, "one"), scorer, given.partitions)
         return
     prefix = f"bench-{time.time_ns()}"
     with tempfile.TemporaryDirectory() as folder:
@@ -129,7 +117,7 @@ def main() -> None:
                 broker.format()
                 broker.start()
             bootstrap = given.bootstrap_servers or broker.bootstrap
-            write(settings(bootstrap, prefix), scorer, given.partitions, given.streams // given.partitions)
+            write(names(bootstrap, prefix, "one"), scorer, given.partitions, given.streams // given.partitions)
             command = [sys.executable, __file__, "--restore", prefix, "--bootstrap-servers", bootstrap]
             command += ["--model", given.model, "--partitions", str(given.partitions)]
             environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}

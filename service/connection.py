@@ -19,6 +19,7 @@ from service.errors import TickwatchError
 Client = TypeVar("Client")
 ATTEMPT_MS = 3000
 PROBE_S = 2.0
+METADATA_MS = 10  # between two questions about topics: kafka-python waits 100 and has no setting (net/manager.py)
 
 
 def host_name() -> str:
@@ -105,8 +106,10 @@ def connect(settings: KafkaSettings, kind: Callable[..., Client], **options: Any
     made: list[KafkaNetClient] = []
 
     def network(**config: Any) -> KafkaNetClient:
-        made.append(KafkaNetClient(**config))
-        return made[-1]
+        client = KafkaNetClient(**config)
+        client.cluster.config["retry_backoff_ms"] = METADATA_MS
+        made.append(client)
+        return client
 
     for path in (settings.ca_file, settings.cert_file, settings.key_file):
         if path is not None and not path.is_file():
@@ -195,3 +198,31 @@ def explain_denied(settings: KafkaSettings, error: BaseException) -> TickwatchEr
         f" {settings.dead_letters}; read, write and describe-configs on topic {settings.changelog}; write and describe on"
         f" transactional id {settings.group}.{settings.instance}"
     )
+
+
+def explain_replaced(settings: KafkaSettings) -> TickwatchError:
+    """What the one of two workers with one name is told that gives in."""
+    return TickwatchError(
+        f"group {settings.group}: another worker runs as instance {settings.instance} and took over; this one stops. Give each"
+        " worker of the group an instance name of its own"
+    )
+
+
+def explain_error(settings: KafkaSettings, error: errors.KafkaError) -> TickwatchError:
+    """What an error of an open connection means; Unreachable where another attempt may help."""
+    denied = find_error(error, errors.AuthorizationError)
+    if denied is not None:
+        return explain_denied(settings, denied)
+    if find_error(error, errors.FencedInstanceIdError) is not None:
+        return explain_replaced(settings)
+    kind = Unreachable if isinstance(error, errors.RetriableError) else TickwatchError
+    return kind(f"Kafka at {settings.bootstrap_servers}: {error}")
+
+
+def find_error(error: BaseException | None, kind: type[BaseException]) -> BaseException | None:
+    """The error of this kind that is behind another one: kafka-python wraps some in the arguments of a plain KafkaError."""
+    while error is not None:
+        if isinstance(error, kind):
+            return error
+        error = next((a for a in error.args if isinstance(a, BaseException)), None) or error.__cause__
+    return None

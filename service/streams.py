@@ -124,6 +124,19 @@ class Streams:
         self._owner[row] = partition
         return row
 
+    def _new_rows(self, partition: int, names: list[str]) -> NDArray[np.int64]:
+        """As many rows as names, to be written by the caller."""
+        reused, self._free = self._free[: len(names)], self._free[len(names) :]
+        for row, name in zip(reused, names, strict=False):
+            self._names[row] = name
+        first = len(self._names)
+        self._names += names[len(reused) :]
+        if len(self._names) > len(self.features):
+            self._grow(len(self._names) + max(64, len(self._names) // 8))
+        rows = np.concatenate([np.array(reused, np.int64), np.arange(first, len(self._names))])
+        self._owner[rows] = partition
+        return rows
+
     def _retire(self, row: int) -> None:
         self._owner[row] = NOBODY
         self._retired.append(row)
@@ -183,7 +196,7 @@ class Streams:
         if not state.streams:
             return
         p = state.partition
-        at = np.array([self._new_row(p, name) for name in state.streams], np.int64)
+        at = self._new_rows(p, state.streams)
         self._rows[p] = dict(zip(state.streams, at.tolist(), strict=True))
         start = 0
         for table in self._bytes():

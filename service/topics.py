@@ -6,15 +6,9 @@ from dataclasses import dataclass, field
 
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
-from kafka.errors import (
-    AuthorizationError,
-    KafkaError,
-    RetriableError,
-    TopicAlreadyExistsError,
-    TopicAuthorizationFailedError,
-)
+from kafka.errors import KafkaError, TopicAlreadyExistsError, TopicAuthorizationFailedError
 
-from service.connection import KafkaSettings, Unreachable, connect, explain_denied
+from service.connection import KafkaSettings, connect, explain_error
 from service.errors import TickwatchError
 from service.logs.changelog import RECORD_BYTES
 
@@ -70,7 +64,7 @@ def create_topics(settings: KafkaSettings, partitions: int = 8, replication: int
     except TopicAlreadyExistsError:  # another one was faster
         pass
     except KafkaError as error:
-        raise _explained(settings, error) from error
+        raise explain_error(settings, error) from error
     finally:
         admin.close()
     check_topics(settings)
@@ -83,7 +77,7 @@ def check_topics(settings: KafkaSettings) -> None:
     try:
         found = _describe(admin, settings)
     except KafkaError as error:
-        raise _explained(settings, error) from error
+        raise explain_error(settings, error) from error
     finally:
         admin.close()
     for name, topic in found.items():
@@ -131,10 +125,3 @@ def _describe(admin: KafkaAdminClient, settings: KafkaSettings) -> dict[str, Fou
         values = {key: str(entry["value"]) for key, entry in config.items()}
         found[settings.changelog] = Found(changelog.partitions, changelog.replication, values)
     return {name: found[name] for name in names}
-
-
-def _explained(settings: KafkaSettings, error: KafkaError) -> TickwatchError:
-    if isinstance(error, AuthorizationError):
-        return explain_denied(settings, error)
-    kind = Unreachable if isinstance(error, RetriableError) else TickwatchError  # a broker may die while it is asked
-    return kind(f"Kafka at {settings.bootstrap_servers}: {error}")

@@ -26,12 +26,13 @@ from kafka.producer.future import FutureRecordMetadata
 from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 from numpy.typing import NDArray
 
-from service.connection import KafkaSettings, Unreachable, connect, explain_denied
+from service.connection import KafkaSettings, Unreachable, connect, explain_error, explain_replaced, find_error
 from service.errors import TickwatchError
 from service.logs import Checkpoint, DeadLetter, LogReset, PartitionState, Poll, Records
 from service.logs.changelog import RECORD_BYTES, Changelog
 from service.logs.membership import Membership
 from service.logs.restore import Restore, Restored
+from service.logs.silence import Silence, ends
 from service.logs.watchdog import Watchdog
 from service.topics import check_topics
 
@@ -40,7 +41,8 @@ FLUSH_S = 10  # as long as the broker keeps a transaction open
 HANG_S = 30  # what has not ended by now never will: kafka-python can lose a request when its broker dies
 LETTER_BYTES = 512 * 1024  # a dead letter's value is cut here, or its topic might refuse it for ever
 FAILURES = 10  # commits in a row; what fails so often will not pass by itself
-BACKOFF_S = (0.5, 15.0)
+BACKOFF_S = (0.5, 5.0)
+PATIENCE_S = 15.0  # with a partition that brings nothing, until somebody else is asked whether that is right
 
 PRODUCER = {
     "linger_ms": 5,
@@ -73,6 +75,7 @@ class KafkaLog:
         *,
         max_records: int = 5000,
         fresh: bool = False,
+        patience_s: float = PATIENCE_S,
     ) -> None:
         self.name = settings.ticks
         self.connect_attempts = 0
@@ -83,6 +86,7 @@ class KafkaLog:
         self._max_records = max_records
         self._fresh = fresh
         self._watchdog = Watchdog(f"a transaction at {settings.bootstrap_servers}", HANG_S)
+        self._silence = Silence(patience_s, partial(ends, settings))
         self._member: Membership | None = None
         self._producer: KafkaProducer | None = None
         self._restore: Restore | None = None
@@ -93,8 +97,8 @@ class KafkaLog:
 
     @property
     def connected(self) -> bool:
-        """Whether the log has its connections; False while it tries to get them."""
-        return self._producer is not None
+        """Whether the log has its connections and the group's broker answers."""
+        return self._producer is not None and self._member is not None and self._member.heard()
 
     # -- polling ------------------------------------------------------------------------------------------------------
 
@@ -105,6 +109,7 @@ class KafkaLog:
             return Poll(_records([]))
         member.before_revoke = before_revoke
         try:
+            self._end_silence(member)
             # with partitions to restore there is something else to do meanwhile
             found = member.poll(0 if member.waiting else timeout_ms, self._max_records)
         except errors.KafkaError as error:
@@ -112,7 +117,7 @@ class KafkaLog:
                 raise error.__cause__ from None  # from before_revoke, wrapped by kafka-python
             if isinstance(error, errors.RetriableError):
                 return Poll(_records([]))
-            raise self._explained(error) from error
+            raise explain_error(self._settings, error) from error
         if member.take_lapse():
             self._reset("the group had dropped this member")
             raise LogReset
@@ -127,8 +132,28 @@ class KafkaLog:
             self._next[partition] = restored.offset
             member.activate(TopicPartition(self.name, partition), restored.offset)
         for tp, records in found.items():
+            self._check_order(tp.partition, records[0].offset)
             self._next[tp.partition] = records[-1].offset + 1
         return Poll(_records(chain.from_iterable(found.values())), [r.state for r in ready], lost)
+
+    def _end_silence(self, member: Membership) -> None:
+        """Get a new consumer when the one at hand has stopped reading."""
+        silent = self._silence.look(member.stands, time.monotonic())
+        if not silent:
+            return
+        self._reset(f"nothing comes of partitions {[tp.partition for tp in silent]} although there are ticks to read")
+        member.close()
+        self._member = None
+        raise LogReset
+
+    def _check_order(self, partition: int, offset: int) -> None:
+        """The consumer begins at the start again when the topic ends before the place that it stood at."""
+        if offset < self._next.get(partition, 0):
+            raise TickwatchError(
+                f"topic {self.name} partition {partition} was cut off before offset {self._next[partition]}, up to which its"
+                " ticks are scored, or made anew: the ticks that it holds now may have been scored before. Start with a new"
+                " group and changelog to score what it holds"
+            )
 
     def _restored(self, member: Membership) -> list[Restored]:
         try:
@@ -145,7 +170,7 @@ class KafkaLog:
             LOG.warning("restoring state waits: %s", error)
             return []
         except errors.KafkaError as error:
-            raise self._explained(error) from error
+            raise explain_error(self._settings, error) from error
 
     # -- committing ---------------------------------------------------------------------------------------------------
 
@@ -165,8 +190,8 @@ class KafkaLog:
         except errors.KafkaError as error:
             self._failures += 1
             self._reset(str(error))
-            if self._failures >= FAILURES or _find(error, errors.AuthorizationError):
-                raise self._explained(error) from error
+            if self._failures >= FAILURES or find_error(error, errors.AuthorizationError):
+                raise explain_error(self._settings, error) from error
             raise LogReset from error
         self._failures = 0
 
@@ -238,7 +263,7 @@ class KafkaLog:
             LOG.warning("Attempt %d failed, next in %.1f s: %s", self.connect_attempts, wait_s, error)
             return None
         except errors.KafkaError as error:
-            raise self._explained(error) from error
+            raise explain_error(self._settings, error) from error
         self.connect_attempts = 0
         return member
 
@@ -270,32 +295,18 @@ class KafkaLog:
             admin.close()
         for member in members:
             if member_id and member["group_instance_id"] == settings.instance and member["member_id"] != member_id:
-                raise TickwatchError(
-                    f"group {settings.group}: another worker runs as instance {settings.instance} and took over; this one"
-                    " stops. Give each worker of the group an instance name of its own"
-                )
+                raise explain_replaced(settings)
 
     def _reset(self, why: str) -> None:
         LOG.warning("uncommitted work is void and state will be restored: %s", why)
         producer, self._producer = self._producer, None
         self._changelogs.clear()
         self._next.clear()
+        self._silence.forget()
         if self._member is not None:
             self._member.start_over()
         if producer is not None:
             _discard(producer)
-
-    def _explained(self, error: errors.KafkaError) -> TickwatchError:
-        settings = self._settings
-        denied = _find(error, errors.AuthorizationError)
-        if denied is not None:
-            return explain_denied(settings, denied)
-        if _find(error, errors.FencedInstanceIdError) is not None:
-            return TickwatchError(
-                f"group {settings.group}: another worker runs as instance {settings.instance}; this one stops. Give each"
-                " worker of the group an instance name of its own"
-            )
-        return TickwatchError(f"Kafka at {settings.bootstrap_servers}: {error}")
 
     def close(self) -> None:
         """See Log.close. The partitions stay with this instance until it is back or its session times out."""
@@ -316,15 +327,6 @@ def _records(batch: Iterable[ConsumerRecord]) -> Records:
         [r.key for r in kept],
         [r.value for r in kept],
     )
-
-
-def _find(error: BaseException | None, kind: type[BaseException]) -> BaseException | None:
-    """The error of this kind that is behind another one: kafka-python wraps some in the arguments of a plain KafkaError."""
-    while error is not None:
-        if isinstance(error, kind):
-            return error
-        error = next((a for a in error.args if isinstance(a, BaseException)), None) or error.__cause__
-    return None
 
 
 def _discard(producer: KafkaProducer) -> None:

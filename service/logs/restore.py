@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ LOG = logging.getLogger("tickwatch")
 SLICE_S = 0.25  # the other partitions wait no longer than this for records
 STABLE_MS = 200
 ATTEMPTS = 5
+GARBAGE_BYTES = 64 * 1024 * 1024  # worth the tenth of a second that it takes to look for garbage
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class Restore:
         self._new = new
         self._reading: dict[int, Reading] = {}
         self._mismatches: dict[int, int] = {}
+        self._handed_over = 0  # bytes of rows
         plain = {"enable_auto_commit": False, "auto_offset_reset": "earliest", "metrics_enabled": False}
         self._ends = connect(settings, KafkaConsumer, **plain)
         self._reader = connect(
@@ -87,7 +90,7 @@ class Restore:
             **plain,
             isolation_level="read_committed",
             max_partition_fetch_bytes=RECORD_BYTES,
-            fetch_max_bytes=4 * RECORD_BYTES,
+            fetch_max_bytes=2 * RECORD_BYTES,
             max_poll_records=64,
         )
 
@@ -97,6 +100,7 @@ class Restore:
         `waiting` maps a partition to the serial number of its assignment: one that was taken away and given back in between
         has another, and is read from the start.
         """
+        self._clear_up()
         self._reading = {p: r for p, r in self._reading.items() if waiting.get(p) == r.serial}
         try:
             for partition in sorted(waiting.keys() - self._reading.keys()):
@@ -111,7 +115,14 @@ class Restore:
                 if reading is not None:
                     self._take(reading, records)
             ready += self._finished()
+        self._handed_over += sum(restored.state.rows.nbytes for restored in ready)
         return ready
+
+    def _clear_up(self) -> None:
+        """Free the rows that were handed over: kafka-python's timeouts leave cycles of frames and tracebacks that hold them."""
+        if self._handed_over > GARBAGE_BYTES:
+            gc.collect()
+            self._handed_over = 0
 
     def _begin(self, partition: int, serial: int) -> None:
         ticks = TopicPartition(self._settings.ticks, partition)
@@ -176,5 +187,6 @@ class Restore:
 
     def close(self) -> None:
         """Give the connections back."""
+        self._clear_up()
         self._ends.close()
         self._reader.close()

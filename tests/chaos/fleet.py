@@ -92,7 +92,7 @@ class Fleet:
         return zombie
 
     def check(self, name: str, process: subprocess.Popen[bytes]) -> None:
-        """Take note of a worker that did not end well at SIGTERM; one that was still loading its model ends by the signal."""
+        """Take note of a worker that did not end well at SIGTERM; one that does not listen yet ends by the signal."""
         young = "reads topic" not in self.said[process.pid].read_text(errors="replace")
         if process.returncode and not (young and process.returncode == -signal.SIGTERM):
             self.ended.append((name, process.returncode))

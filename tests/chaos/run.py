@@ -38,15 +38,16 @@ WEIGHTS = {
     "broker kill -9": 2,
 }
 ALONE_S = 4.0
+GIVEN_UP_S = 60.0
 HEAL_S = 120.0
 STATUS_S = 5.0
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to do: faults for so many seconds, all drawn from the seed.
+    """What to do: faults for so many seconds, all drawn from the seed, of all kinds or `only` one.
 
-    In the first `alone_share` of them faults come one at a time and their gaps are measured; then they pile up.
+    In the first `alone_share` of the time faults come one at a time and their gaps are measured; then they pile up.
     """
 
     duration_s: float
@@ -55,6 +56,7 @@ class Plan:
     cell: str
     rate: float
     alone_share: float = 1 / 3
+    only: str | None = None
 
 
 @dataclass
@@ -104,7 +106,7 @@ class Chaos:
 
     def strike(self) -> str | None:
         """One fault of those that are possible now; its name."""
-        kind = self.random.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
+        kind = self.plan.only or self.random.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
         began = time.time()
         name = self.random.choice(NAMES)
         if kind == "broker kill -9":
@@ -123,6 +125,13 @@ class Chaos:
     def quiet(self) -> bool:
         """Whether everybody is here and no fault was lately."""
         return not self.busy and (not self.struck or time.time() - max(self.struck) > ALONE_S)
+
+    def answered(self, observer: Observer) -> bool:
+        """Whether the partitions that the last kill held up go on; a gap would not be measured if the next fault came into it."""
+        if not self.kills or time.time() - self.kills[-1].at > GIVEN_UP_S:
+            return True
+        at = self.kills[-1].at
+        return all(observer.arrivals[p] and observer.arrivals[p][-1][0] > at for p in self.kills[-1].partitions)
 
     def _free(self, name: str) -> Callable[[], None]:
         return lambda: self.busy.discard(name)
@@ -260,7 +269,8 @@ def _strike(run: Chaos, feed: Feed, observer: Observer, say: Callable[[str], Non
     while (now := time.monotonic()) - began < run.plan.duration_s:
         run.heal_due()
         run.fleet.supervise()
-        if now - began < run.plan.alone_share * run.plan.duration_s and not run.quiet():
+        alone = now - began < run.plan.alone_share * run.plan.duration_s
+        if alone and not (run.quiet() and run.answered(observer)):
             pass
         elif now >= next_fault:
             kind = run.strike()

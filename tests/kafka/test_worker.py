@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 import signal
@@ -21,26 +20,17 @@ from service.autoencoder import load
 from service.connection import KafkaSettings
 from service.scorer import Scorer
 from service.ticks import Ticks, encode
-from service.topics import create_topics
 from tests.kafka.broker import free_ports, produce, read_all
-from tests.kafka.toy import names
+from tests.kafka.second_client import read_with_librdkafka
+from tests.kafka.toy import fresh_names
 from tests.samples import CELLS, random_ticks, shipped, with_numbers
 
 TICKWATCH = Path(sys.executable).parent / "tickwatch"
-PREFIXES = (f"w{time.time_ns()}-{i}" for i in itertools.count())
 CALM = random_ticks(12_000, streams=6)
 TICKS = with_numbers(with_numbers(CALM, 9_000, price=CALM.price[9_000] * 1.5), 11_000, size=1e9)
 JUNK = [(b"S0", b"junk"), (b"S1", b'{"ts":1}'), (None, b'{"ts":1,"price":1}'), (b"S0", None)]
 
 Start = Callable[..., subprocess.Popen[str]]
-
-
-@pytest.fixture
-def settings(kafka: str) -> KafkaSettings:
-    """Topics of its own for each test, with two partitions."""
-    found = names(kafka, next(PREFIXES), "worker")
-    create_topics(found, partitions=2, replication=1)
-    return found
 
 
 @pytest.fixture
@@ -136,6 +126,20 @@ def test_a_worker_killed_in_full_flight_loses_and_repeats_nothing(settings: Kafk
     assert sorted((e["data"]["stream"], e["data"]["ts"], e["data"]["score"]) for e in published) == sorted(alerts)
 
 
+def test_a_second_client_reads_the_same_records(settings: KafkaSettings, start: Start) -> None:
+    records = keyed(TICKS)
+    for begin in (0, 6000):
+        produce(settings.bootstrap_servers, settings.ticks, [*records[begin : begin + 6000], *JUNK])
+        worker = start(settings, "--scores")
+        wait_for(lambda done=begin + 3000: scored(settings) >= done)  # type: ignore[misc]
+        worker.send_signal(signal.SIGKILL if begin == 0 else signal.SIGTERM)  # the first leaves an open transaction
+        worker.wait(timeout=20)
+    for topic in (settings.alerts, settings.scores, settings.dead_letters, settings.changelog):
+        seen = read_with_librdkafka(settings.bootstrap_servers, topic)
+        assert seen == read_all(settings.bootstrap_servers, topic)
+        assert seen, topic
+
+
 def test_an_unreachable_broker_is_named_retried_and_visible_in_metrics(start: Start, tmp_path: Path) -> None:
     (port,) = free_ports(1)
     worker = start(KafkaSettings(bootstrap_servers=f"127.0.0.1:{port}"))
@@ -154,7 +158,7 @@ def test_an_unreachable_broker_is_named_retried_and_visible_in_metrics(start: St
 
 
 def test_missing_topics_are_named_with_the_command_that_makes_them(kafka: str, start: Start, tmp_path: Path) -> None:
-    worker = start(names(kafka, next(PREFIXES), "lost"))
+    worker = start(fresh_names(kafka))
     assert worker.wait(timeout=30) == 1
     last = (tmp_path / "worker.err").read_text().splitlines()[-1]
     assert "does not exist" in last

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -108,6 +109,23 @@ def test_a_mistake_is_one_line_on_stderr_and_an_exit_code(
     assert (found.returncode, len(found.stderr.splitlines())) == (code, 1)
     assert found.stderr.startswith("tickwatch: ")
     assert words in found.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("command", ["worker", "run"])
+def test_a_signal_while_the_model_still_loads_ends_well(tmp_path: Path, command: str, number: signal.Signals) -> None:
+    process = subprocess.Popen(
+        [TICKWATCH, command, "--port", "0"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    listens = 0
+    while not listens >> signal.SIGTERM - 1 & 1:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        listens = int(status.split("SigCgt:")[1].split()[0], 16)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "Traceback" not in err
+    assert ("ticks=0" in out) if command == "run" else ("stopped after 0 ticks" in err)
 
 
 def test_the_models_that_ship_are_found_by_name(tmp_path: Path) -> None:
