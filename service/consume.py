@@ -65,7 +65,7 @@ def consume(options: Options, kafka: KafkaSettings) -> None:
         with Stop() as stop:
             while not stop.asked:
                 worker.step(POLL_MS)
-                board.ready = log.connected
+                board.ready = log.connected and not log.restoring
                 board.status = Status(
                     status.model, status.threshold, worker.ticks, len(streams), worker.alerts, worker.rejected,
                     sum(log.lag().values()), time.monotonic() - began,

@@ -96,6 +96,11 @@ class KafkaLog:
         """Whether the log has its connections; False while it tries to get them."""
         return self._producer is not None
 
+    @property
+    def restoring(self) -> int:
+        """See Log.restoring."""
+        return 0 if self._member is None else len(self._member.waiting)
+
     # -- polling ------------------------------------------------------------------------------------------------------
 
     def poll(self, timeout_ms: int, before_revoke: Callable[[], None]) -> Poll:
