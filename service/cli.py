@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from service import __version__, settings
+from service import __version__, kernels, settings
 from service.errors import TickwatchError
 
 if TYPE_CHECKING:
@@ -200,6 +200,7 @@ def main() -> None:
     for command in entry_points(group="tickwatch.commands"):  # training plugs in here: service knows nothing of it
         app.command(command.name)(command.load())
     try:
+        kernels.settle()
         app()
     except KeyboardInterrupt:
         sys.exit(130)
