@@ -9,7 +9,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --for
 	--generate-hashes --no-emit-index-url --no-header --no-annotate
 
 .DELETE_ON_ERROR:
-.PHONY: help run test chaos bench-restore requirements
+.PHONY: help run test chaos bench-restore requirements deploy sbom licences
 
 help: ## show this
 	@echo 'make run [TICKS=path] [DURATION=seconds] [SPEED=x] [RESUME=1] [MODEL=path]'
@@ -32,6 +32,15 @@ bench-restore: $(VENV)/test.stamp ## restore 1,000,000 streams from a Kafka chan
 chaos: $(VENV)/test.stamp ## hurt real workers and brokers at random while ticks flow, and verify that exactly-once held
 	@exec $(BIN)/python -m tests.chaos $${DURATION:+--duration "$$DURATION"} $${SEED:+--seed "$$SEED"} \
 		$${BROKERS:+--brokers "$$BROKERS"} $${CELL:+--cell "$$CELL"} $${RATE:+--rate "$$RATE"}
+
+deploy: $(VENV)/test.stamp ## write the generated files again: dashboard, PrometheusRule, docs/settings.md
+	$(BIN)/python -m deploy.generate
+
+sbom: $(VENV)/test.stamp ## write sbom.cdx.json: what the image installs, as CycloneDX
+	$(BIN)/cyclonedx-py requirements requirements.txt --pyproject pyproject.toml --output-reproducible --validate -o sbom.cdx.json
+
+licences: $(VENV)/test.stamp ## write docs/licences.md: every package that the image installs, with its licence
+	$(BIN)/python -m deploy.licences > docs/licences.md
 
 requirements: $(VENV)/test.stamp ## write the requirement files again after a change in pyproject.toml; delete them first to upgrade
 	$(COMPILE) pyproject.toml --all-extras -o requirements-dev.txt

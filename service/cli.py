@@ -162,6 +162,20 @@ def create(kafka: settings.Kafka, partitions: settings.Partitions = 8, replicati
     typer.echo(f"created: {', '.join(made) or 'nothing, all topics are there'}")
 
 
+@topics.command()
+@settings.spread
+def export(
+    kafka: settings.Kafka,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Parquet file to write.")],
+    hours: Annotated[float, typer.Option("--hours", help="How far back to begin.", min=0)] = 168.0,
+) -> None:
+    """Write the last hours of the topic of ticks to a file that `tickwatch train` and `replay` read."""
+    from service.export import export as write  # noqa: PLC0415
+
+    done = write(_reach(kafka), round((time.time() - hours * 3600) * 1000), output)
+    typer.echo(f"wrote {output}: ticks={done.ticks} rejected={done.rejected}")
+
+
 def _reach(kafka: settings.Kafka) -> KafkaSettings:
     from service.connection import KafkaSettings, host_name  # noqa: PLC0415
 

@@ -49,7 +49,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Kernels compiled for any CPU of this architecture, as the Dockerfile does it."""
     folder = tmp_path_factory.mktemp("kernels")
     environment = os.environ | {"NUMBA_CACHE_DIR": str(folder), "NUMBA_CPU_NAME": "generic"}
-    command = [TICKWATCH, "run", "--duration", "1", "--port", "0", "--data-dir", str(folder / "data")]
+    command: list[Path | str] = [TICKWATCH, "run", "--duration", "1", "--port", "0", "--data-dir", str(folder / "data")]
     subprocess.run(command, env=environment, check=True, capture_output=True)
     shutil.rmtree(folder / "data")
     return folder
