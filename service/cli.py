@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from service import __version__, kernels, settings
 from service.errors import TickwatchError
+from service.stop import Stop
 
 if TYPE_CHECKING:
     from service.connection import KafkaSettings
@@ -70,13 +71,12 @@ def run(
     seed: settings.Seed = 1,
 ) -> None:
     """Watch a simulated market, or real ticks from files, on the embedded log. Needs nothing else."""
-    from service.run import Options, run  # noqa: PLC0415  (imports of numba and onnxruntime take a second: not for --help)
+    with Stop() as stop:  # before the imports: those of numba and onnxruntime take a second, in which a signal may come
+        from service.run import Options, run  # noqa: PLC0415
+        from service.station import Scoring  # noqa: PLC0415
 
-    options = Options(
-        *(model, ticks, duration, speed, resume, data_dir, alert_budget, commit_interval_ms, scores),
-        *(stream_idle_hours, max_streams, host, port, seed),
-    )
-    run(options, console)
+        shared = Scoring(model, alert_budget, commit_interval_ms, scores, stream_idle_hours, max_streams, host, port)
+        run(Options(shared, ticks, duration, speed, resume, data_dir, seed), console, stop)
 
 
 @app.command()
@@ -132,15 +132,15 @@ def worker(
     port: settings.Port = None,
 ) -> None:
     """Score ticks from a Kafka topic, exactly once: alerts, state and offsets in one transaction."""
-    from service.consume import Options, consume  # noqa: PLC0415
+    with Stop() as stop:
+        from service.consume import consume  # noqa: PLC0415
+        from service.station import Scoring  # noqa: PLC0415
 
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
-    logging.getLogger("tickwatch").setLevel(logging.INFO)
-    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # the worker says itself what matters of its errors
-    options = Options(
-        model, alert_budget, commit_interval_ms, scores, stream_idle_hours, max_streams, fresh, host, port
-    )
-    consume(options, _reach(kafka))
+        logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+        logging.getLogger("tickwatch").setLevel(logging.INFO)
+        logging.getLogger("kafka").setLevel(logging.CRITICAL)  # the worker says itself what matters of its errors
+        shared = Scoring(model, alert_budget, commit_interval_ms, scores, stream_idle_hours, max_streams, host, port)
+        consume(shared, _reach(kafka), stop, fresh=fresh)
 
 
 topics = typer.Typer(help="The Kafka topics that a worker needs.", no_args_is_help=True)

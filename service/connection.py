@@ -19,6 +19,9 @@ from service.errors import TickwatchError
 Client = TypeVar("Client")
 ATTEMPT_MS = 3000
 PROBE_S = 2.0
+METADATA_MS = (
+    10  # between two questions about topics; kafka-python has no setting for it (net/manager.py) and waits 100
+)
 
 
 def host_name() -> str:
@@ -105,8 +108,10 @@ def connect(settings: KafkaSettings, kind: Callable[..., Client], **options: Any
     made: list[KafkaNetClient] = []
 
     def network(**config: Any) -> KafkaNetClient:
-        made.append(KafkaNetClient(**config))
-        return made[-1]
+        client = KafkaNetClient(**config)
+        client.cluster.config["retry_backoff_ms"] = METADATA_MS
+        made.append(client)
+        return client
 
     for path in (settings.ca_file, settings.cert_file, settings.key_file):
         if path is not None and not path.is_file():

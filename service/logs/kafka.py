@@ -32,6 +32,7 @@ from service.logs import Checkpoint, DeadLetter, LogReset, PartitionState, Poll,
 from service.logs.changelog import RECORD_BYTES, Changelog
 from service.logs.membership import Membership
 from service.logs.restore import Restore, Restored
+from service.logs.silence import Silence, ends
 from service.logs.watchdog import Watchdog
 from service.topics import check_topics
 
@@ -41,6 +42,7 @@ HANG_S = 30  # what has not ended by now never will: kafka-python can lose a req
 LETTER_BYTES = 512 * 1024  # a dead letter's value is cut here, or its topic might refuse it for ever
 FAILURES = 10  # commits in a row; what fails so often will not pass by itself
 BACKOFF_S = (0.5, 15.0)
+PATIENCE_S = 15.0  # with a partition that brings nothing, until somebody else is asked whether that is right
 
 PRODUCER = {
     "linger_ms": 5,
@@ -73,6 +75,7 @@ class KafkaLog:
         *,
         max_records: int = 5000,
         fresh: bool = False,
+        patience_s: float = PATIENCE_S,
     ) -> None:
         self.name = settings.ticks
         self.connect_attempts = 0
@@ -83,6 +86,7 @@ class KafkaLog:
         self._max_records = max_records
         self._fresh = fresh
         self._watchdog = Watchdog(f"a transaction at {settings.bootstrap_servers}", HANG_S)
+        self._silence = Silence(patience_s, partial(ends, settings))
         self._member: Membership | None = None
         self._producer: KafkaProducer | None = None
         self._restore: Restore | None = None
@@ -93,8 +97,8 @@ class KafkaLog:
 
     @property
     def connected(self) -> bool:
-        """Whether the log has its connections; False while it tries to get them."""
-        return self._producer is not None
+        """Whether the log has its connections and the group's broker answers."""
+        return self._producer is not None and self._member is not None and self._member.heard()
 
     @property
     def restoring(self) -> int:
@@ -112,6 +116,7 @@ class KafkaLog:
         try:
             # with partitions to restore there is something else to do meanwhile
             found = member.poll(0 if member.waiting else timeout_ms, self._max_records)
+            self._end_silence(member)
         except errors.KafkaError as error:
             if error.__cause__ is not None and not isinstance(error.__cause__, errors.KafkaError):
                 raise error.__cause__ from None  # from before_revoke, wrapped by kafka-python
@@ -132,8 +137,28 @@ class KafkaLog:
             self._next[partition] = restored.offset
             member.activate(TopicPartition(self.name, partition), restored.offset)
         for tp, records in found.items():
+            self._check_order(tp.partition, records[0].offset)
             self._next[tp.partition] = records[-1].offset + 1
         return Poll(_records(chain.from_iterable(found.values())), [r.state for r in ready], lost)
+
+    def _end_silence(self, member: Membership) -> None:
+        """Get a new consumer when the one at hand has stopped reading."""
+        silent = self._silence.look(member.stands, time.monotonic())
+        if not silent:
+            return
+        self._reset(f"nothing comes of partitions {[tp.partition for tp in silent]} although there are ticks to read")
+        member.close()
+        self._member = None
+        raise LogReset
+
+    def _check_order(self, partition: int, offset: int) -> None:
+        """The consumer begins at the start again when the topic ends before the place that it stood at."""
+        if offset < self._next.get(partition, 0):
+            raise TickwatchError(
+                f"topic {self.name} partition {partition} was cut off before offset {self._next[partition]}, up to which its"
+                " ticks are scored, or made anew: the ticks that it holds now may have been scored before. Start with a new"
+                " group and changelog to score what it holds"
+            )
 
     def _restored(self, member: Membership) -> list[Restored]:
         try:

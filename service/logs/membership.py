@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from itertools import count
 
@@ -26,6 +27,7 @@ CONSUMER = {
 
 
 JOIN_MS = 5000
+HEARD_S = 4.0  # heartbeats go out every second
 
 
 class Assignor(CooperativeStickyAssignor):  # type: ignore[misc]
@@ -68,11 +70,14 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
             partition_assignment_strategy=[self._assignor],
         )
         self._assignor.consumer = self.consumer
+        metrics = self.consumer.metrics(raw=True).items()
+        (self._heartbeat,) = (m for name, m in metrics if name.name == "last-heartbeat-seconds-ago")
         self.waiting: dict[int, int] = {}
         self.active: set[int] = set()
         self.lost: list[int] = []
         self.before_revoke: Callable[[], None] | None = None
         self._serial = count()
+        self._topic = settings.ticks
         self.consumer.subscribe([settings.ticks], listener=self)
 
     def poll(self, timeout_ms: int, max_records: int) -> dict[TopicPartition, list[ConsumerRecord]]:
@@ -89,6 +94,17 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
             coordinator.poll(timeout_ms=JOIN_MS)
         found: dict[TopicPartition, list[ConsumerRecord]] = self.consumer.poll(timeout_ms, max_records)
         return found
+
+    def heard(self) -> bool:
+        """Whether the group's broker has answered lately, or was never asked."""
+        age: float = self._heartbeat.value()
+        return age < HEARD_S or math.isinf(age)
+
+    def stands(self) -> dict[TopicPartition, int]:
+        """The next offset to read of each active partition."""
+        partitions = [TopicPartition(self._topic, p) for p in sorted(self.active)]
+        at = {tp: self.consumer.position(tp, timeout_ms=0) for tp in partitions}
+        return {tp: offset for tp, offset in at.items() if offset is not None}
 
     def identity(self) -> ConsumerGroupMetadata | None:
         """What proves to the broker that this member may commit; None while it is not in the group.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,16 +25,7 @@ from tests.kafka.broker import Broker, free_ports, produce, read_all
 from tests.kafka.toy import Toy, names
 
 ROOT = Path(__file__).parents[2]
-PREFIXES = (f"t{time.time_ns()}-{i}" for i in itertools.count())
 TICKS = [(b"stream %d" % (i % 7), b"%d" % (i * i % 1000)) for i in range(300)]
-
-
-@pytest.fixture
-def settings(kafka: str) -> KafkaSettings:
-    """Topics of its own for each test, with two partitions."""
-    found = names(kafka, next(PREFIXES), "one")
-    create_topics(found, partitions=2, replication=1)
-    return found
 
 
 @pytest.fixture
@@ -164,41 +155,60 @@ def test_partitions_that_stay_are_not_disturbed_when_a_worker_joins_and_leaves(
     assert_exactly_once(settings)
 
 
+@pytest.fixture
+def zombie(
+    settings: KafkaSettings, processes: Callable[..., subprocess.Popen[bytes]]
+) -> Callable[[str], subprocess.Popen[bytes]]:
+    """Starts a worker that counts all ticks and is then frozen."""
+
+    def freeze(instance: str) -> subprocess.Popen[bytes]:
+        produce(settings.bootstrap_servers, settings.ticks, TICKS)
+        process = processes(settings, instance)
+        until(finished(settings))
+        process.send_signal(signal.SIGSTOP)
+        return process
+
+    return freeze
+
+
 def test_a_worker_that_was_paused_writes_nothing_and_rejoins(
-    settings: KafkaSettings, toys: Callable[..., Toy], processes: Callable[..., subprocess.Popen[bytes]]
+    settings: KafkaSettings, toys: Callable[..., Toy], zombie: Callable[[str], subprocess.Popen[bytes]]
 ) -> None:
-    produce(settings.bootstrap_servers, settings.ticks, TICKS)
-    zombie = processes(settings, "zombie")
-    until(finished(settings))
-    zombie.send_signal(signal.SIGSTOP)
+    process = zombie("zombie")
     produce(settings.bootstrap_servers, settings.ticks, TICKS)
     other = toys(settings)
     until(finished(settings), other)
-    zombie.send_signal(signal.SIGCONT)
+    process.send_signal(signal.SIGCONT)
     produce(settings.bootstrap_servers, settings.ticks, TICKS)
     until(lambda: len(other.lost) == 1, other)  # the zombie is back as a good member
     until(finished(settings), other)
     assert_exactly_once(settings)
 
 
+@pytest.mark.parametrize("idle", [False, True])
 def test_a_worker_whose_name_was_taken_stops_and_says_so(
-    settings: KafkaSettings, toys: Callable[..., Toy], processes: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
+    settings: KafkaSettings,
+    toys: Callable[..., Toy],
+    zombie: Callable[[str], subprocess.Popen[bytes]],
+    tmp_path: Path,
+    idle: bool,
 ) -> None:
-    produce(settings.bootstrap_servers, settings.ticks, TICKS)
-    zombie = processes(settings, "one")
-    until(finished(settings))
-    zombie.send_signal(signal.SIGSTOP)
-    produce(settings.bootstrap_servers, settings.ticks, TICKS)
+    process = zombie("one")
+    if not idle:
+        produce(settings.bootstrap_servers, settings.ticks, TICKS)
     other = toys(settings)
+    until(lambda: len(other.restored) == 2, other)
     until(finished(settings), other)
-    zombie.send_signal(signal.SIGCONT)
-    for _ in range(20):  # the zombie notices when it next has something to commit
-        produce(settings.bootstrap_servers, settings.ticks, TICKS[:50])
-        until(finished(settings), other)
-        if zombie.poll() is not None:
-            break
-    assert zombie.wait(20) == 1
+    process.send_signal(signal.SIGCONT)
+    deadline = time.monotonic() + 20
+    while process.poll() is None:
+        assert time.monotonic() < deadline, "it goes on"
+        if not idle:
+            produce(settings.bootstrap_servers, settings.ticks, TICKS[:50])
+        other.step()
+    assert process.returncode == 1
     assert b"another worker runs as instance one" in (tmp_path / "one.err").read_bytes()
+    until(finished(settings), other)
     assert_exactly_once(settings)
 
 
@@ -253,6 +263,58 @@ def test_a_broker_that_dies_and_comes_back_costs_nothing(own_broker: Broker, toy
     assert_exactly_once(settings)
     producers = [t for t in threading.enumerate() if t.name == "tickwatch-one-network-thread"]
     assert len(producers) == 1  # those that were given up are gone
+
+
+def test_a_broker_that_freezes_shows_although_nothing_is_to_be_committed(
+    own_broker: Broker, toys: Callable[..., Toy]
+) -> None:
+    own_broker.format()
+    own_broker.start()
+    settings = names(own_broker.bootstrap, "b", "one")
+    create_topics(settings, partitions=1, replication=1)
+    toy = toys(settings)
+    until(lambda: toy.restored == [0], toy)
+    assert toy.log.connected
+    own_broker.pause()
+    until(lambda: not toy.log.connected, toy)
+    own_broker.resume()
+    until(lambda: toy.log.connected, toy)
+
+
+def test_a_consumer_that_falls_silent_is_replaced(settings: KafkaSettings, toys: Callable[..., Toy]) -> None:
+    toy = toys(settings, patience_s=1.0)
+    for _ in range(2):
+        produce(settings.bootstrap_servers, settings.ticks, TICKS)
+        until(finished(settings), toy)
+        quiet_until = time.monotonic() + 3
+        until(lambda at=quiet_until: time.monotonic() > at, toy)  # type: ignore[misc]
+    assert toy.resets == 0  # a topic without ticks is no silence
+    fetcher = toy.log._member.consumer._fetcher  # type: ignore[union-attr]
+    fetcher._nodes_with_pending_fetch_requests |= {1, 2, 3}  # what it looks like when the outcome of a fetch gets lost
+    until(lambda: not fetcher.in_flight_fetches(), toy)
+    fetcher._nodes_with_pending_fetch_requests |= {1, 2, 3}
+    produce(settings.bootstrap_servers, settings.ticks, TICKS)
+    until(finished(settings), toy)
+    assert toy.resets == 1
+    assert_exactly_once(settings)
+
+
+def test_a_topic_that_lost_what_was_scored_is_not_scored_again(own_broker: Broker, toys: Callable[..., Toy]) -> None:
+    own_broker.format()
+    own_broker.start()
+    settings = names(own_broker.bootstrap, "b", "one")
+    create_topics(settings, partitions=1, replication=1)
+    produce(settings.bootstrap_servers, settings.ticks, TICKS)
+    toy = toys(settings)
+    until(finished(settings), toy)
+    toy.log.close()
+    own_broker.kill()
+    shutil.rmtree(own_broker.folder / "data" / f"{settings.ticks}-0")
+    own_broker.start()
+    produce(settings.bootstrap_servers, settings.ticks, TICKS[:10])
+    again = toys(settings)
+    with pytest.raises(TickwatchError, match=r"partition 0 was cut off before offset 300, up to which its ticks are"):
+        until(lambda: False, again)
 
 
 def test_state_of_another_layout_is_given_up_when_asked_and_offsets_go_on(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import time
 from dataclasses import replace
 
 import pytest
@@ -12,15 +10,13 @@ from kafka import KafkaAdminClient
 from service.connection import KafkaSettings
 from service.errors import TickwatchError
 from service.topics import check_topics, create_topics
-from tests.kafka.toy import names
-
-PREFIXES = (f"topics{time.time_ns()}-{i}" for i in itertools.count())
+from tests.kafka.toy import fresh_names
 
 
 @pytest.fixture
 def settings(kafka: str) -> KafkaSettings:
     """Names of topics that do not exist yet."""
-    return names(kafka, next(PREFIXES), "one")
+    return fresh_names(kafka)
 
 
 def make(settings: KafkaSettings, name: str, partitions: int, **config: str) -> None:

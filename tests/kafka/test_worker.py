@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 import signal
@@ -21,26 +20,16 @@ from service.autoencoder import load
 from service.connection import KafkaSettings
 from service.scorer import Scorer
 from service.ticks import Ticks, encode
-from service.topics import create_topics
 from tests.kafka.broker import free_ports, produce, read_all
-from tests.kafka.toy import names
+from tests.kafka.toy import fresh_names
 from tests.samples import CELLS, random_ticks, shipped, with_numbers
 
 TICKWATCH = Path(sys.executable).parent / "tickwatch"
-PREFIXES = (f"w{time.time_ns()}-{i}" for i in itertools.count())
 CALM = random_ticks(12_000, streams=6)
 TICKS = with_numbers(with_numbers(CALM, 9_000, price=CALM.price[9_000] * 1.5), 11_000, size=1e9)
 JUNK = [(b"S0", b"junk"), (b"S1", b'{"ts":1}'), (None, b'{"ts":1,"price":1}'), (b"S0", None)]
 
 Start = Callable[..., subprocess.Popen[str]]
-
-
-@pytest.fixture
-def settings(kafka: str) -> KafkaSettings:
-    """Topics of its own for each test, with two partitions."""
-    found = names(kafka, next(PREFIXES), "worker")
-    create_topics(found, partitions=2, replication=1)
-    return found
 
 
 @pytest.fixture
@@ -154,7 +143,7 @@ def test_an_unreachable_broker_is_named_retried_and_visible_in_metrics(start: St
 
 
 def test_missing_topics_are_named_with_the_command_that_makes_them(kafka: str, start: Start, tmp_path: Path) -> None:
-    worker = start(names(kafka, next(PREFIXES), "lost"))
+    worker = start(fresh_names(kafka))
     assert worker.wait(timeout=30) == 1
     last = (tmp_path / "worker.err").read_text().splitlines()[-1]
     assert "does not exist" in last

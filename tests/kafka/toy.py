@@ -8,8 +8,10 @@ As a program it runs until SIGTERM: `toy.py BOOTSTRAP PREFIX INSTANCE`.
 
 from __future__ import annotations
 
+import itertools
 import signal
 import sys
+import time
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,12 @@ from service.logs import Checkpoint, DeadLetter, LogReset, Output, PartitionStat
 from service.logs.kafka import KafkaLog
 
 ROW_BYTES = 16
+PREFIXES = (f"t{time.time_ns()}-{i}" for i in itertools.count())
+
+
+def fresh_names(bootstrap: str, instance: str = "one") -> KafkaSettings:
+    """Settings whose topics do not exist yet."""
+    return names(bootstrap, next(PREFIXES), instance)
 
 
 def names(bootstrap: str, prefix: str, instance: str) -> KafkaSettings:

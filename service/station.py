@@ -1,0 +1,82 @@
+"""A worker and the pages that show it: what `tickwatch run` and `tickwatch worker` have in common."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from service.alerts import Alert
+from service.autoencoder import find, load
+from service.logs import Log
+from service.metrics import Metrics
+from service.scorer import Scorer
+from service.web import Board, Pages, Status
+from service.worker import Worker
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How to score and where to show it, whatever the log is."""
+
+    model: str
+    alert_budget: float
+    commit_interval_ms: int
+    scores: bool
+    stream_idle_hours: float
+    max_streams: int
+    host: str
+    port: int | None
+
+    def scorer(self) -> Scorer:
+        """The model with no streams yet. Raises ModelRefused."""
+        return Scorer(load(find(self.model)), self.alert_budget, self.stream_idle_hours, self.max_streams)
+
+
+class Station:
+    """A worker on `log`, with its pages until `close`. `committed` hears of alerts once they are durable."""
+
+    def __init__(
+        self,
+        scoring: Scoring,
+        scorer: Scorer,
+        log: Log,
+        committed: Callable[[list[Alert]], None] = lambda alerts: None,
+    ) -> None:
+        def show(alerts: list[Alert]) -> None:
+            self.board.alerts.extend(alerts)
+            committed(alerts)
+
+        metrics = Metrics()
+        self._log = log
+        self._scorer = scorer
+        self._began = time.monotonic()
+        self.board = Board(Status(scorer.model.id, scorer.threshold))
+        self.pages = Pages(self.board, metrics.registry, scoring.host, scoring.port)
+        self.worker = Worker(
+            log,
+            scorer,
+            metrics,
+            commit_interval_ms=scoring.commit_interval_ms,
+            publish_scores=scoring.scores,
+            on_commit=show,
+        )
+
+    def step(self, timeout_ms: int) -> int:
+        """One turn of the worker; returns how many records it moved."""
+        moved = self.worker.step(timeout_ms)
+        self.board.ready = self._log.connected and not self._log.restoring
+        self.board.status = self.status()
+        return moved
+
+    def status(self) -> Status:
+        """What the worker has done so far."""
+        worker, scorer = self.worker, self._scorer
+        return Status(
+            scorer.model.id, scorer.threshold, worker.ticks, len(scorer.streams), worker.alerts, worker.rejected,
+            sum(self._log.lag().values()), time.monotonic() - self._began,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """Stop showing it."""
+        self.pages.close()
