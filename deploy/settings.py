@@ -21,7 +21,9 @@ Secrets are files named by settings; only the SASL password may also stand in `T
 
 def commands() -> Iterator[tuple[str, list[TyperOption]]]:
     """Every command of the application by its full name, with the options that are settings."""
-    waiting = [("", typer.main.get_command(app))]
+    root = typer.main.get_command(app)
+    yield "", [p for p in root.params if isinstance(p, TyperOption) and p.envvar]
+    waiting = [("", root)]
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
     for name, target in project["entry-points"]["tickwatch.commands"].items():
         module, _, function = target.partition(":")
@@ -41,10 +43,11 @@ def document() -> str:
     for name, options in commands():
         rows = [f"| `{o.opts[0]}` | `{o.envvar}` | {_default(o)} | {o.help} |" for o in options]
         if rows:
+            title = f"tickwatch {name}" if name else "Every command: tickwatch [OPTIONS] COMMAND"
             parts.append(
                 "\n".join(
                     [
-                        f"## tickwatch {name}\n",
+                        f"## {title}\n",
                         "| flag | variable | default | meaning |",
                         "|---|---|---|---|",
                         *rows,
