@@ -40,7 +40,9 @@ sbom: $(VENV)/test.stamp ## write sbom.cdx.json: what the image installs, as Cyc
 	$(BIN)/cyclonedx-py requirements requirements.txt --pyproject pyproject.toml --output-reproducible --validate -o sbom.cdx.json
 
 licences: $(VENV)/test.stamp ## write docs/licences.md: every package that the image installs, with its licence
-	$(BIN)/python -m deploy.licences > docs/licences.md
+	@(printf '# Licences\n\nWritten by `make licences`: what the image of the worker installs, by what each package says of itself.\n\n'; \
+		$(BIN)/pip-licenses --format=markdown --from=mixed --no-version \
+		--packages $$(sed -n 's/^\([a-z0-9-]*\)==.*/\1/p' requirements.txt)) > docs/licences.md
 
 requirements: $(VENV)/test.stamp ## write the requirement files again after a change in pyproject.toml; delete them first to upgrade
 	$(COMPILE) pyproject.toml --all-extras -o requirements-dev.txt

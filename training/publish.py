@@ -12,7 +12,6 @@ import msgspec
 import numpy as np
 import typer
 
-from service.autoencoder import find, load
 from service.errors import TickwatchError
 from service.settings import Model
 
@@ -46,6 +45,8 @@ def publish(
     model: Model = "gru",
 ) -> None:
     """Publish a model only if it ranks better than the present one and catches no fewer events; it is not put to use yet."""
+    from service.autoencoder import find, load  # noqa: PLC0415  (every command imports this module, few need a model)
+
     new, old = load(candidate).id, load(find(model)).id
     (ranks, catches), (ranked, caught) = (_measured(results, name) for name in (new, old))
     said = f"VUS-PR {ranks:.3f} against {ranked:.3f}, events caught {catches:.1%} against {caught:.1%}"
