@@ -18,8 +18,7 @@ def settle() -> None:
     Numba's files are pickles, and goes with the process. Raises TickwatchError where nothing at all can be written to.
     """
     given = os.environ.get("NUMBA_CACHE_DIR")
-    personal = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    if any(map(_writable, [Path(given)] if given else [Path(__file__).parent / "__pycache__", personal / "numba"])):
+    if any(map(_writable, [Path(given)] if given else [Path(__file__).parent / "__pycache__", *_personal()])):
         return
     folder = _temporary()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -28,6 +27,14 @@ def settle() -> None:
         place.mkdir(exist_ok=True)
         shutil.copyfile(file, place / file.name)
     os.environ["NUMBA_CACHE_DIR"] = str(folder)
+
+
+def _personal() -> list[Path]:
+    """The user's own cache, if there is a user: a container may run under a number that nobody has."""
+    try:
+        return [Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "numba"]
+    except RuntimeError:
+        return []
 
 
 def _writable(folder: Path) -> bool:
