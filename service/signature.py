@@ -39,7 +39,8 @@ def check(path: Path, data: bytes) -> str | None:
         copy = Path(folder) / path.name
         copy.write_bytes(data)
         try:
-            Config().use_elliptic_key_verifier(public_key=key).verify(copy, signature)
+            verifier = Config().use_elliptic_key_verifier(public_key=key)  # type: ignore[no-untyped-call]
+            verifier.verify(copy, signature)
         except Exception as error:  # noqa: BLE001  (the library documents none of its many)
             return f"its signature {signature.name} does not hold for the key {key} ({type(error).__name__}: {error})"
     return None

@@ -26,7 +26,7 @@ MOST_EXPOSED = 1.5  # of 10, as systemd-analyze counts; 2 is its bound for "OK"
 
 def test_the_compose_file_follows_the_specification() -> None:
     check = Path(sys.executable).with_name("check-jsonschema")
-    command = [check, "--builtin-schema", "vendor.compose-spec", "compose.yaml"]
+    command: list[Path | str] = [check, "--builtin-schema", "vendor.compose-spec", "compose.yaml"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout
 
@@ -74,7 +74,13 @@ def test_the_unit_is_valid_and_hardly_exposed(tmp_path: Path) -> None:
     unit.write_text(UNIT.read_text().replace("/opt/tickwatch/bin/tickwatch", "/bin/true"))
     verified = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)
     assert (verified.returncode, verified.stderr) == (0, "")
-    command = ["systemd-analyze", "security", "--offline=true", f"--threshold={round(MOST_EXPOSED * 10)}", unit]
+    command: list[Path | str] = [
+        "systemd-analyze",
+        "security",
+        "--offline=true",
+        f"--threshold={round(MOST_EXPOSED * 10)}",
+        unit,
+    ]
     measured = subprocess.run(command, capture_output=True, text=True, check=False)
     assert measured.returncode == 0, measured.stdout.splitlines()[-1]
 

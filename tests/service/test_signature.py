@@ -24,7 +24,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name in ("mine", "other"):
         private, public = folder / f"{name}.key", folder / f"{name}.pub"
         subprocess.run(["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", private], check=True)
-        command = ["openssl", "ec", "-in", private, "-pubout", "-out", public]
+        command: list[Path | str] = ["openssl", "ec", "-in", private, "-pubout", "-out", public]
         subprocess.run(command, check=True, capture_output=True)
     return {path.name: path for path in folder.iterdir()}
 
@@ -34,7 +34,16 @@ def signed(keys: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> P
     """A shipped model with its signature beside it."""
     model = tmp_path_factory.mktemp("models") / "gru.onnx"
     shutil.copy(shipped("gru"), model)
-    command = [SIGN, "sign", "key", "--private_key", keys["mine.key"], "--signature", f"{model}.sig", model]
+    command: list[Path | str] = [
+        SIGN,
+        "sign",
+        "key",
+        "--private_key",
+        keys["mine.key"],
+        "--signature",
+        f"{model}.sig",
+        model,
+    ]
     subprocess.run(command, check=True, capture_output=True)
     return model
 
@@ -75,7 +84,16 @@ def test_a_key_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_the_command_line_takes_the_key_for_every_command(keys: dict[str, Path], tmp_path: Path) -> None:
-    command = [TICKWATCH, "--model-key", keys["mine.pub"], "run", "--duration", "1", "--data-dir", tmp_path]
+    command: list[Path | str] = [
+        TICKWATCH,
+        "--model-key",
+        keys["mine.pub"],
+        "run",
+        "--duration",
+        "1",
+        "--data-dir",
+        tmp_path,
+    ]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 3
     assert "is not signed" in ended.stderr
