@@ -59,4 +59,5 @@ def document() -> str:
 
 
 def _default(option: TyperOption) -> str:
-    return "" if option.default in (None, "", False) else f"`{option.default}`"
+    given = option.default
+    return "" if given is None or given is False or given == "" else f"`{given}`"
