@@ -9,7 +9,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --for
 	--generate-hashes --no-emit-index-url --no-header --no-annotate
 
 .DELETE_ON_ERROR:
-.PHONY: help run test chaos soak bench-restore requirements
+.PHONY: help run test chaos soak bench-restore requirements deploy sbom licences
 
 help: ## show this
 	@echo 'make run [TICKS=path] [DURATION=seconds] [SPEED=x] [RESUME=1] [MODEL=path]'
@@ -37,6 +37,17 @@ chaos: $(VENV)/test.stamp ## hurt real workers and brokers at random while ticks
 
 soak: $(VENV)/test.stamp ## run a worker at full speed behind an endless backlog, and judge whether its memory stays flat
 	@PYTHONPATH=. exec $(BIN)/python benchmarks/soak.py $${DURATION:+--seconds "$$DURATION"}
+
+deploy: $(VENV)/test.stamp ## write the generated files again: dashboard, PrometheusRule, docs/settings.md
+	$(BIN)/python -m deploy.generate
+
+sbom: $(VENV)/test.stamp ## write sbom.cdx.json: what the image installs, as CycloneDX
+	$(BIN)/cyclonedx-py requirements requirements.txt --pyproject pyproject.toml --output-reproducible --validate -o sbom.cdx.json
+
+licences: $(VENV)/test.stamp ## write docs/licences.md: every package that the image installs, with its licence
+	@(printf '# Licences\n\nWritten by `make licences`: what the image of the worker installs, by what each package says of itself.\n\n'; \
+		$(BIN)/pip-licenses --format=markdown --from=mixed --no-version \
+		--packages $$(sed -n 's/^\([a-z0-9-]*\)==.*/\1/p' requirements.txt)) > docs/licences.md
 
 requirements: $(VENV)/test.stamp ## write the requirement files again after a change in pyproject.toml; delete them first to upgrade
 	$(COMPILE) pyproject.toml --all-extras -o requirements-dev.txt

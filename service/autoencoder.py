@@ -14,7 +14,7 @@ import onnxruntime
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
-from service import blocks
+from service import blocks, signature
 from service.card import CARD_KEY, DIGEST_KEY, FORMAT, ModelCard, digest
 from service.errors import TickwatchError
 from service.features import FEATURE_SET, FEATURES, F
@@ -73,6 +73,9 @@ def load(path: Path) -> Model:
         raise ModelRefused(
             f"model {path}: cannot be read ({error.strerror}); give a file made by `tickwatch train`"
         ) from error
+    distrust = signature.check(path, data)
+    if distrust:
+        raise ModelRefused(f"model {path}: {distrust}")
     return parse(data, path)
 
 

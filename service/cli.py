@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from service import __version__, settings
+from service import __version__, kernels, settings, signature
 from service.errors import TickwatchError
 from service.stop import Stop
 
@@ -45,12 +45,15 @@ def _root(
     debug: Annotated[
         bool, typer.Option("--debug", help="Show the traceback of an error.", envvar="TICKWATCH_DEBUG")
     ] = False,
+    model_key: settings.ModelKey = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     if debug:
         os.environ["TICKWATCH_DEBUG"] = "1"
+    if model_key is not None:
+        os.environ[signature.VARIABLE] = str(model_key)
 
 
 @app.command()
@@ -201,6 +204,7 @@ def main() -> None:
     for command in entry_points(group="tickwatch.commands"):  # training plugs in here: service knows nothing of it
         app.command(command.name)(command.load())
     try:
+        kernels.settle()
         app()
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,4 +1,4 @@
-"""What Prometheus sees. No label takes values from the data, so the number of series does not grow with streams."""
+"""What Prometheus sees, as docs/metrics.md lists it. No label takes values from the data, so series do not grow with streams."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 
@@ -56,6 +56,10 @@ class Metrics:
             "tickwatch_commit_seconds", "Time to commit a checkpoint", buckets=SECONDS, registry=r
         )
         self.resets = Counter("tickwatch_log_resets", "Times that uncommitted work was void", registry=r)
+        self.restored = Counter(
+            "tickwatch_partitions_restored", "Partitions whose state was restored, by any cause", registry=r
+        )
+        self.partitions = Gauge("tickwatch_partitions", "Partitions by condition", ["condition"], registry=r)
         self.lag = Gauge("tickwatch_lag_ticks", "Ticks in the log that were not polled yet", ["partition"], registry=r)
         self.connected = Gauge("tickwatch_log_connected", "1 while the log can be reached", registry=r)
         self.connect_attempts = Gauge(
@@ -73,12 +77,19 @@ class Metrics:
             ["model", "cell", "hidden", "bottleneck", "feature_set"],
             registry=r,
         )
+        self.alert_budget = Gauge(
+            "tickwatch_alert_budget_ratio", "False alarms accepted, as a share of all ticks", registry=r
+        )
+        ProcessCollector(registry=r)
         for outcome in ("scored", "late", "repeated", "rejected", "over_limit"):
             self.ticks.labels(outcome)
         for phase in ("opened", "updated"):
             self.alerts.labels(phase)
+        for condition in ("active", "restoring"):
+            self.partitions.labels(condition)
 
-    def describe(self, model: Model) -> None:
-        """Name the model in use."""
+    def describe(self, model: Model, alert_budget: float) -> None:
+        """Name the model in use, and the false alarms accepted per 100,000 ticks."""
+        self.alert_budget.set(alert_budget / 100_000)
         card = model.card
         self.model.labels(model.id, card.cell, card.hidden, card.bottleneck, card.feature_set).set(1)

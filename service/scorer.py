@@ -49,6 +49,7 @@ class Scorer:
         self, model: Model, alert_budget: float, idle_hours: float = IDLE_HOURS, max_streams: int | None = None
     ) -> None:
         self.model = model
+        self.alert_budget = alert_budget
         self.streams = Streams(model.recurrent, idle_hours, max_streams)
         self.layout = layout(model.recurrent, model.id)
         self.threshold = autoencoder.threshold(model.card, alert_budget)

@@ -20,6 +20,12 @@ def _option(flag: str, text: str, **bounds: float) -> Any:
 Model = Annotated[
     str, _option("--model", "Model to score with: lstm or gru, which ship, or an .onnx file made by `tickwatch train`.")
 ]
+ModelKey = Annotated[
+    Path | None,
+    _option(
+        "--model-key", "PEM file of the public key that every model must be signed for, in NAME.onnx.sig beside it."
+    ),
+]
 AlertBudget = Annotated[
     float, _option("--alert-budget", "False alarms accepted per 100,000 ticks, 0.1 to 10000; fewer is less sensitive.")
 ]

@@ -65,7 +65,7 @@ class Station:
     def step(self, timeout_ms: int) -> int:
         """One turn of the worker; returns how many records it moved."""
         moved = self.worker.step(timeout_ms)
-        self.board.ready = self._log.connected
+        self.board.ready = self._log.connected and not self._log.restoring
         self.board.status = self.status()
         return moved
 

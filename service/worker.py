@@ -62,7 +62,8 @@ class Worker:
         self._clock = clock
         self._pending = Pending()
         self._last_commit = clock()
-        metrics.describe(scorer.model)
+        self._active: set[int] = set()
+        metrics.describe(scorer.model, scorer.alert_budget)
 
     def step(self, timeout_ms: int) -> int:
         """One turn of the loop; returns how many records it moved."""
@@ -79,6 +80,8 @@ class Worker:
             return len(poll.records)
         except LogReset:
             self._metrics.resets.inc()
+            self._metrics.lag.clear()
+            self._active.clear()
             self._scorer.streams.clear()
             self._pending = Pending()
             return 0
@@ -88,8 +91,13 @@ class Worker:
         for partition in poll.lost:
             streams.drop(partition)
             self._pending.offsets.pop(partition, None)
+            self._metrics.lag.remove(partition)
         for state in poll.restored:
             streams.load(state)
+        self._active = self._active.difference(poll.lost).union(s.partition for s in poll.restored)
+        self._metrics.partitions.labels("active").set(len(self._active))
+        self._metrics.partitions.labels("restoring").set(self._log.restoring)
+        self._metrics.restored.inc(len(poll.restored))
         if poll.restored:
             self._metrics.restore_seconds.set(self._clock() - began)
         self._metrics.connected.set(self._log.connected)

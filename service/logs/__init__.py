@@ -102,6 +102,10 @@ class Log(Protocol):
     def connected(self) -> bool:
         """Whether the log can be reached, as far as is known."""
 
+    @property
+    def restoring(self) -> int:
+        """Partitions that are owned and still wait for their state."""
+
     def poll(self, timeout_ms: int, before_revoke: Callable[[], None]) -> Poll:
         """Records of the partitions that are owned and restored; waits at most `timeout_ms` when there are none.
 

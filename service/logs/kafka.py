@@ -100,6 +100,11 @@ class KafkaLog:
         """Whether the log has its connections and the group's broker answers."""
         return self._producer is not None and self._member is not None and self._member.heard()
 
+    @property
+    def restoring(self) -> int:
+        """See Log.restoring."""
+        return 0 if self._member is None else len(self._member.waiting)
+
     # -- polling ------------------------------------------------------------------------------------------------------
 
     def poll(self, timeout_ms: int, before_revoke: Callable[[], None]) -> Poll:

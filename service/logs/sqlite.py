@@ -36,6 +36,7 @@ class SqliteLog:
     name = "ticks"
     connect_attempts = 0
     connected = True  # a file is there or the constructor says why not
+    restoring = 0  # the first poll brings all state
 
     def __init__(self, path: Path, layout: str, max_records: int = 5000) -> None:
         self._path = path

@@ -1,13 +1,52 @@
-"""The score histogram counts what prometheus-client's own histogram would."""
+"""Every metric is documented, counts what it says, and makes no series of its own for a stream."""
 
 from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
-from service.metrics import SCORE_BUCKETS, ScoreHistogram
+from service.autoencoder import load
+from service.logs.sqlite import SqliteLog
+from service.metrics import SCORE_BUCKETS, Metrics, ScoreHistogram
+from service.scorer import Scorer
+from service.ticks import encode
+from service.worker import Worker
+from tests.samples import random_ticks, shipped
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
+
+
+def worked(folder: Path, streams: int) -> Metrics:
+    """The metrics of a worker that has scored a tick of each of so many streams."""
+    scorer, metrics = Scorer(load(shipped("gru")), 20), Metrics()
+    log = SqliteLog(folder / f"{streams}.sqlite", scorer.layout, max_records=50_000)
+    log.append(encode(replace(random_ticks(streams), stream=[f"S{n}" for n in range(streams)])), b"")
+    worker = Worker(log, scorer, metrics)
+    while worker.step(0):
+        pass
+    worker.finish()
+    log.close()
+    return metrics
+
+
+def test_the_document_lists_every_metric_and_no_other(tmp_path: Path) -> None:
+    rows = []
+    for family in worked(tmp_path, streams=2).registry.collect():
+        name = family.name + ("_total" if family.type == "counter" else "")
+        labels = dict.fromkeys(f"`{label}`" for sample in family.samples for label in sample.labels if label != "le")
+        rows.append(f"| `{name}` | {family.type} | {', '.join(labels)} | {family.documentation} |")
+    assert [line for line in DOCUMENT.read_text().splitlines() if line.startswith("| `")] == rows
+
+
+def test_a_hundred_thousand_streams_make_as_many_series_as_one(tmp_path: Path) -> None:
+    one, many = worked(tmp_path, 1), worked(tmp_path, 100_000)
+    assert many.registry.get_sample_value("tickwatch_streams") == 100_000
+    assert len(generate_latest(many.registry).splitlines()) == len(generate_latest(one.registry).splitlines())
 
 
 @given(st.lists(st.lists(st.floats(0, 15) | st.sampled_from(SCORE_BUCKETS), max_size=20), max_size=5))

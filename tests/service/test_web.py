@@ -66,7 +66,7 @@ def test_the_page_gets_its_numbers_and_alerts_newest_first(pages: tuple[str, Boa
 
 def test_metrics_are_what_prometheus_reads_and_bounded(pages: tuple[str, Board, Metrics]) -> None:
     url, _, metrics = pages
-    metrics.describe(load(shipped("gru")))
+    metrics.describe(load(shipped("gru")), 20)
     code, headers, body = get(url + "/metrics")
     families = {f.name: f for f in text_string_to_metric_families(body)}
     assert code == 200

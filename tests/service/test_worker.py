@@ -153,7 +153,7 @@ class Unsteady:
     """A real log that voids a commit when asked to, as Kafka does after a lost transaction."""
 
     def __init__(self, log: SqliteLog, reopen: Callable[[], SqliteLog]) -> None:
-        self.name, self.connect_attempts, self.connected = log.name, 0, True
+        self.name, self.connect_attempts, self.connected, self.restoring = log.name, 0, True, 0
         self.fail = False
         self._log, self._reopen = log, reopen
 
