@@ -50,7 +50,7 @@ def alerts(*rows: int | range) -> NDArray[np.float64]:
 
 def result(*rows: int | range) -> Result:
     score = alerts(*rows)
-    return evaluate(lambda _: score, STREAM, threshold=0.5)
+    return evaluate(lambda _: score, STREAM, {20.0: 0.5})
 
 
 @pytest.mark.parametrize(
@@ -106,10 +106,10 @@ def test_a_sustained_false_alarm_counts_again_after_each_cool_down() -> None:
 
 def test_alerts_near_events_are_not_false_alarms() -> None:
     after = EVENTS[0].stop + TOLERANCE
-    assert result(range(EVENTS[0].start, after)).realised == 0
+    assert result(range(EVENTS[0].start, after)).realised == {20.0: 0.0}
     normal = 20_000 - CLEAN - sum(e.stop - e.start + TOLERANCE for e in EVENTS)
-    assert result(after).realised == pytest.approx(1e5 / normal)
-    assert result(EVENTS[0].start - 1).realised == pytest.approx(1e5 / normal)
+    assert result(after).realised[20.0] == pytest.approx(1e5 / normal)
+    assert result(EVENTS[0].start - 1).realised[20.0] == pytest.approx(1e5 / normal)
 
 
 def test_the_clean_head_is_not_judged() -> None:
@@ -142,7 +142,7 @@ def test_more_false_alarms_allowed_means_more_events_caught() -> None:
     score[[e.start for e in EVENTS]] = 0.5
     found = evaluate(lambda _: score, STREAM, budgets=(20.0, 100.0))
     assert found.delays == {20.0: [None, None, None], 100.0: [0, 0, 0]}
-    assert found.realised is None
+    assert found.realised == {}
 
 
 def test_a_perfect_detector_gets_full_marks() -> None:
