@@ -126,7 +126,7 @@ def _inputs(ticks: Ticks) -> NDArray[np.float32]:
 
 def _by_itself(name: str, prepare: Callable[[Ticks], Detector]) -> Callable[[list[Ticks]], Candidate]:
     """A baseline that needs no history but a stream's clean head."""
-    return lambda _history: Candidate(name, name, True, prepare, {})
+    return lambda _history: Candidate(name, name, True, prepare)
 
 
 # Each makes its candidate from the training part of every stream.

@@ -71,3 +71,37 @@ def plot(
     except ValueError as error:
         raise TickwatchError(f"--at {at}: {error}") from error
     typer.echo(draw(file, stream, model, alert_budget, moment, around, output))
+
+
+def evaluate(
+    data: Annotated[Path, typer.Option("--data", help="Tick file, or folder of them, to inject anomalies into.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for report.html, report.md with its pictures, results.json.")
+    ],
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            help="Model to evaluate: lstm, gru or an .onnx file. Give it again for more; models of one cell that differ by"
+            " their training seed are averaged.",
+        ),
+    ] = None,
+    baselines: Annotated[
+        bool, typer.Option("--baselines", help="Also evaluate nine simpler detectors; takes several times as long.")
+    ] = False,
+    injections: Annotated[
+        int, typer.Option("--injections", help="How many times anomalies are drawn anew, by seeds 1, 2, ...", min=1)
+    ] = 3,
+    budget: Annotated[
+        float, typer.Option("--budget", help="Alert budget whose promise is tabulated.", min=0.1, max=10_000)
+    ] = 20.0,
+) -> None:
+    """Measure how well detectors find anomalies injected into real ticks (needs the extra `training`)."""
+    try:
+        from training.assess import assess  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise TickwatchError(MISSING.format(error.name)) from error
+    if not model and not baselines:
+        raise TickwatchError("there is nothing to evaluate; give --model, --baselines, or both")
+    done = assess(data, model or [], baselines, injections, budget, output, Console(stderr=True))
+    typer.echo(f"wrote {output / 'report.html'}: runs={done.runs} seconds={done.seconds:.0f}")

@@ -35,15 +35,15 @@ class Candidate:
     """A detector that stands for evaluation.
 
     `name` is its own; candidates of one `group` differ by their training seed alone and make one row of a table. `prepare`
-    makes it ready for a stream from that stream's clean head, and `thresholds` are the scores at which it promises to make
-    so many false alarms per 100,000 normal ticks, by that number; empty where it promises nothing.
+    makes it ready for a stream from that stream's clean head, and `threshold` is the score at which it promises to make so
+    many false alarms per 100,000 normal ticks; None where it promises nothing.
     """
 
     name: str
     group: str
     is_baseline: bool
     prepare: Callable[[Ticks], Detector]
-    thresholds: dict[float, float]
+    threshold: Callable[[float], float] | None = None
 
 
 @dataclass(frozen=True)

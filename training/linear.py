@@ -5,6 +5,7 @@ Features, judge, fusion, calibration and serving path stay the same, because the
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -24,7 +25,7 @@ from training.evaluate import Candidate, Detector
 from training.export import IR_VERSION, OPSET
 
 BOTTLENECK = 4  # principal components: as many numbers as the networks squeeze a tick into
-PROMISES = (5.0, 10.0, 20.0, 50.0, 100.0, 200.0)  # alert budgets at which a promise is held against what happened
+ANY_BUDGET = 20.0  # scores don't depend on it
 
 
 def no_network(history: list[Ticks]) -> Candidate:
@@ -45,10 +46,9 @@ def served(group: str, model: Model, is_baseline: bool = False) -> Candidate:
     """A model as the service runs it."""
 
     def prepare(_head: Ticks) -> Detector:
-        return lambda ticks: Scorer(model, PROMISES[0]).score(ticks).verdicts.score
+        return lambda ticks: Scorer(model, ANY_BUDGET).score(ticks).verdicts.score
 
-    promised = {budget: threshold(model.card, budget) for budget in PROMISES}
-    return Candidate(group if is_baseline else model.id, group, is_baseline, prepare, promised)
+    return Candidate(group if is_baseline else model.id, group, is_baseline, prepare, partial(threshold, model.card))
 
 
 def _fitted(projection: NDArray[np.float32], given: Prior, history: list[Ticks]) -> Model:

@@ -75,7 +75,7 @@ def _candidate(name: str, columns: Columns, history: list[Ticks]) -> Candidate:
         scale = _scaled(columns, head)
         return lambda ticks: _errors(network, scale(ticks))
 
-    return Candidate(name, name, True, prepare, {})
+    return Candidate(name, name, True, prepare)
 
 
 def _scaled(columns: Columns, head: Ticks) -> Callable[[Ticks], NDArray[np.float32]]:
