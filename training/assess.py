@@ -118,9 +118,11 @@ def _words(models: Sequence[Model], history: History, streams: int, runs: Sequen
     of_one = [run for run in runs if run.candidate == runs[0].candidate]
     events = sum(len(run.result.events) for run in of_one)
     words = [
-        f"{sum(map(len, history.streams.values())):,} ticks of {streams} streams (data {history.fingerprint[:8]}), with"
-        f" {events:,} anomalies of up to {len(KINDS)} kinds, drawn anew {injections} times. Detectors see one stream at a"
-        " time, each tick once and in order. Only ticks after the clean head count.",
+        (
+            f"{sum(map(len, history.streams.values())):,} ticks of {streams} streams (data {history.fingerprint[:8]}), with"
+            f" {events:,} anomalies of up to {len(KINDS)} kinds, drawn anew {injections} times. Detectors see one stream at a"
+            " time, each tick once and in order. Only ticks after the clean head count."
+        ),
         *method(),
     ]
     for model in models:
@@ -135,13 +137,17 @@ def _words(models: Sequence[Model], history: History, streams: int, runs: Sequen
 def method() -> list[str]:
     """What the numbers of every such report mean."""
     return [
-        f"VUS is the volume under the surface of Paparrizos et al. (2022); AP is average precision over ticks; recall@20 is"
-        " the share of events caught at the threshold that makes 20 false alarms per 100,000 normal ticks on that stream,"
-        f" recall@100 likewise. An event is caught from its start to {TOLERANCE} ticks after its end. Alarms later than"
-        f" that are false, and one counts for {COOL_DOWN} ticks, so a sustained one counts again and again. VUS, AP and"
-        " recall are means over streams.",
-        f"± is half the {CONFIDENCE:.0%} t-interval over training seeds or, where a detector has only one, over injection"
-        " seeds; of one seed there is none. Baselines are fitted on the clean head or on the training part of the history.",
+        (
+            f"VUS is the volume under the surface of Paparrizos et al. (2022); AP is average precision over ticks; recall@20 is"
+            " the share of events caught at the threshold that makes 20 false alarms per 100,000 normal ticks on that stream,"
+            f" recall@100 likewise. An event is caught from its start to {TOLERANCE} ticks after its end. Alarms later than"
+            f" that are false, and one counts for {COOL_DOWN} ticks, so a sustained one counts again and again. VUS, AP and"
+            " recall are means over streams."
+        ),
+        (
+            f"± is half the {CONFIDENCE:.0%} t-interval over training seeds or, where a detector has only one, over injection"
+            " seeds; of one seed there is none. Baselines are fitted on the clean head or on the training part of the history."
+        ),
     ]
 
 

@@ -47,7 +47,7 @@ def ewma(head: Ticks) -> Detector:
         mean, square = (lfilter([1 / _SPAN], [1.0, 1 / _SPAN - 1.0], values) for values in (r, r * r))
         std = np.sqrt(np.maximum(square - mean**2, least**2))
         before = slice(0, -1)
-        return np.r_[0.0, np.abs(r[1:] - mean[before]) / std[before]]
+        return np.asarray(np.r_[0.0, np.abs(r[1:] - mean[before]) / std[before]])
 
     return score
 
@@ -66,7 +66,7 @@ def hampel(head: Ticks) -> Detector:
         windows = sliding_window_view(past, HAMPEL_WINDOW)
         chunks = np.array_split(np.arange(len(ticks)), len(ticks) // 20_000 + 1)
         spread = [np.median(np.abs(windows[rows] - middle[rows, None]), axis=1) for rows in chunks]
-        return np.abs(ticks.price - middle) / np.maximum(1.4826 * np.concatenate(spread), least)
+        return np.asarray(np.abs(ticks.price - middle) / np.maximum(1.4826 * np.concatenate(spread), least))
 
     return score
 
@@ -111,8 +111,8 @@ def half_space_trees(_head: Ticks) -> Detector:
         scores = np.empty(len(ticks))
         for i, row in enumerate(((_inputs(ticks) + CLIP) / (2 * CLIP)).tolist()):
             x = dict(enumerate(row))
-            scores[i] = trees.score_one(x)
-            trees.learn_one(x)
+            scores[i] = trees.score_one(x)  # type: ignore[no-untyped-call]
+            trees.learn_one(x)  # type: ignore[no-untyped-call]
         return scores
 
     return score

@@ -105,3 +105,36 @@ def evaluate(
         raise TickwatchError("there is nothing to evaluate; give --model, --baselines, or both")
     done = assess(data, model or [], baselines, injections, budget, output, Console(stderr=True))
     typer.echo(f"wrote {output / 'report.html'}: runs={done.runs} seconds={done.seconds:.0f}")
+
+
+def compare(
+    data: Annotated[Path, typer.Option("--data", help="Tick file, or folder of them, to learn from and evaluate on.")],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="Folder for the report and the trained models; given again, it goes on."),
+    ],
+    cells: Annotated[str, typer.Option("--cells", help="Cells to compare, separated by commas.")] = "rnn,lstm,gru",
+    seeds: Annotated[
+        int, typer.Option("--seeds", help="How often each cell is trained, by seeds 1, 2, ...", min=1)
+    ] = 3,
+    epochs: Annotated[int, typer.Option("--epochs", help="Passes over the history at most.", min=1)] = 20,
+    hidden: Annotated[int, typer.Option("--hidden", help="Hidden size of encoder and decoder.", min=1, max=512)] = 32,
+    injections: Annotated[
+        int, typer.Option("--injections", help="How many times anomalies are drawn anew, by seeds 1, 2, ...", min=1)
+    ] = 3,
+) -> None:
+    """Train RNN, LSTM and GRU on the same ticks and measure what differs (needs the extra `training`)."""
+    try:
+        from training.compare import Plan  # noqa: PLC0415
+        from training.compare import compare as measure  # noqa: PLC0415
+        from training.comparison import report  # noqa: PLC0415
+        from training.fit import Settings  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise TickwatchError(MISSING.format(error.name)) from error
+    chosen = list(dict.fromkeys(cells.replace(" ", "").split(",")))
+    for cell in chosen:
+        if cell not in ("rnn", "lstm", "gru"):
+            raise TickwatchError(f"--cells {cell}: give some of rnn, lstm and gru, separated by commas")
+    plan = Plan(chosen, seeds, Settings(chosen[0], hidden=hidden, epochs=epochs), injections)  # type: ignore[arg-type]
+    report(measure(data, plan, output, Console(stderr=True)), plan).write(output)
+    typer.echo(f"wrote {output / 'report.html'}: models={len(chosen) * seeds}")

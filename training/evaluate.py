@@ -191,7 +191,7 @@ def _ranked(labels: NDArray[np.bool_], score: NDArray[np.float64]) -> tuple[NDAr
     """True rows among, and number of, the rows whose score reaches each distinct score, from the highest down."""
     order = np.argsort(-score, kind="stable")
     last = np.flatnonzero(np.diff(score[order], append=np.nan) != 0)  # of each group of equal scores
-    return np.cumsum(labels[order])[last], last + 1
+    return np.cumsum(labels[order], dtype=np.intp)[last], last + 1
 
 
 def vus(

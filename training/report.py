@@ -6,9 +6,9 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
-import matplotlib
+import matplotlib as mpl
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.axes import Axes
@@ -16,11 +16,13 @@ from matplotlib.figure import Figure
 
 from service.errors import TickwatchError
 
-# Okabe & Ito (2008), colours that people with any colour vision tell apart, both on white and on black; then line styles.
+# Okabe & Ito (2008): colours that people with any colour vision tell apart, both on white and on black; then line styles.
 COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 STYLES: Final = ("-", "--", ":", "-.")
 
-_INK: Final = "#7f8081"  # of axes and words in a picture: a grey for both grounds, in HTML the colour of the text around it
+INK: Final = (
+    "#7f8081"  # of axes and words in a picture: a grey for both grounds, in HTML the colour of the text around it
+)
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Picture:
     def svg(self) -> str:
         """The SVG element, always the same for the same figure."""
         text = io.StringIO()
-        with matplotlib.rc_context({"svg.hashsalt": self.name, "svg.fonttype": "none"}):
+        with mpl.rc_context({"svg.hashsalt": self.name, "svg.fonttype": "none"}):
             self.figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
         drawn = text.getvalue()
         return drawn[drawn.index("<svg") :]
@@ -93,22 +95,22 @@ def picture(width: float = 8.0, height: float = 4.0) -> tuple[Figure, Axes]:
     """An empty figure in ink that is readable on any ground, and its axes."""
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
-    axes.tick_params(colors=_INK)
-    axes.xaxis.label.set_color(_INK)
-    axes.yaxis.label.set_color(_INK)
-    axes.spines[:].set_color(_INK)
+    axes.tick_params(colors=INK)
+    axes.xaxis.label.set_color(INK)
+    axes.yaxis.label.set_color(INK)
+    axes.spines[:].set_color(INK)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color=_INK, alpha=0.2, linewidth=0.5)
+    axes.grid(color=INK, alpha=0.2, linewidth=0.5)
     return figure, axes
 
 
 def legend(axes: Axes, beside: bool = False) -> None:
     """Names of the lines, in the ink of the picture; `beside` it where there are many."""
-    place = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if beside else {"loc": "best"}
-    axes.legend(frameon=False, labelcolor=_INK, **place)
+    place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if beside else {"loc": "best"}
+    axes.legend(frameon=False, labelcolor=INK, **place)
 
 
-def line_style(number: int) -> dict[str, str]:
+def line_style(number: int) -> dict[str, Any]:
     """Colour and dashes of the n-th line, distinct for two dozen."""
     return {"color": COLOURS[number % len(COLOURS)], "linestyle": STYLES[number // len(COLOURS) % len(STYLES)]}
 
@@ -135,7 +137,7 @@ def _environment(autoescape: bool) -> Environment:
 
 
 def _inline(part: Picture) -> Markup:
-    return Markup(part.svg.replace(_INK, "currentColor"))  # noqa: S704  (drawn by matplotlib from our own data)
+    return Markup(part.svg.replace(INK, "currentColor"))  # noqa: S704  (drawn by matplotlib from our own data)
 
 
 def _marked(cell: Cell) -> str:

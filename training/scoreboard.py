@@ -12,7 +12,7 @@ from scipy.stats import t as student
 
 from training.benchmark import Run
 from training.evaluate import RECALLS, Result, by_kind, overall
-from training.report import Cell, Picture, Table, legend, line_style, number, picture, with_interval
+from training.report import INK, Cell, Picture, Table, legend, line_style, number, picture, with_interval
 
 CONFIDENCE: Final = 0.95
 KEPT: Final = (0.6, 1.2)  # realised over promised false alarms within which a promise counts as kept
@@ -90,8 +90,11 @@ def main_table(table: Sequence[Row]) -> Table:
             line.append(Cell(with_interval(*measured[name][i], digits), mark))  # type: ignore[arg-type]
         cells.append(line)
     lost = [title for name, (title, _, _) in COLUMNS.items() if any(table[i].is_baseline for i in best[name])]
-    verdict = f"A baseline is best in {', '.join(lost)} (▲)." if lost else "No baseline is best in any column."
-    notes = verdict + " Delays are those of caught events at 20 false alarms per 100,000 ticks, in ticks."
+    verdict = f"A baseline is best in {', '.join(lost)} (▲). " if lost else "No baseline is best in any column. "
+    rivals = any(row.is_baseline for row in table)
+    notes = (
+        verdict if rivals else ""
+    ) + "Delays are those of caught events at 20 false alarms per 100,000 ticks, in ticks."
     return Table("Detectors", ["detector", *(title for title, _, _ in COLUMNS.values())], cells, notes)
 
 
@@ -179,7 +182,15 @@ def heat_map(table: Sequence[Row], name: str) -> Picture:
     axes.pcolormesh(means, cmap="cividis", vmin=0.0, vmax=1.0)
     axes.invert_yaxis()
     for (i, k), value in np.ndenumerate(means):
-        axes.text(k + 0.5, i + 0.5, f"{value:.2f}", ha="center", va="center", size=8, color="white" if value < 0.6 else "black")
+        axes.text(
+            k + 0.5,
+            i + 0.5,
+            f"{value:.2f}",
+            ha="center",
+            va="center",
+            size=8,
+            color="white" if value < 0.6 else "black",
+        )
     axes.set_xticks(np.arange(len(kinds)) + 0.5, kinds, rotation=40, ha="right")
     axes.set_yticks(np.arange(len(table)) + 0.5, [row.group for row in table])
     return Picture("recall-by-kind", f"{name} by kind of anomaly", figure)
@@ -193,7 +204,9 @@ def precision_recall(table: Sequence[Row]) -> Picture:
         axes.plot(RECALLS, precision, label=row.group, linewidth=1.2 if row.is_baseline else 2.2, **line_style(i))
     axes.set(xlabel="recall (ticks)", ylabel="precision", xlim=(0, 1), ylim=(0, 1))
     legend(axes, beside=True)
-    words = "Every tick of an anomaly counts, also those that look like any other, so no detector reaches the far right."
+    words = (
+        "Every tick of an anomaly counts, also those that look like any other, so no detector reaches the far right."
+    )
     return Picture("precision-recall", "Precision and recall", figure, words)
 
 
@@ -207,9 +220,9 @@ def promises(table: Sequence[Row]) -> Picture:
         style = line_style(i)
         axes.plot(budgets, means.mean(axis=1), label=row.group, **style)
         axes.scatter(np.repeat(budgets, len(streams)), means.ravel(), s=9, color=style["color"], alpha=0.6)
-    ends = np.array(axes.get_xlim())
-    axes.plot(ends, ends, color="#7f8081", linewidth=0.8)
-    axes.fill_between(ends, KEPT[0] * ends, KEPT[1] * ends, color="#7f8081", alpha=0.15)
+    ends = np.array(sorted({b for row in _promising(table) for b in row.runs[0].result.realised}))
+    axes.plot(ends, ends, color=INK, linewidth=0.8)
+    axes.fill_between(ends, KEPT[0] * ends, KEPT[1] * ends, color=INK, alpha=0.15)
     axes.set_xscale("log")
     axes.set_yscale("symlog", linthresh=2.0)
     axes.set(xlabel="promised false alarms per 100,000 ticks", ylabel="realised", ylim=(0, None))

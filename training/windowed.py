@@ -113,5 +113,5 @@ def _fit(streams: list[NDArray[np.float32]]) -> WindowedLSTM:
 @torch.no_grad()
 def _errors(network: WindowedLSTM, shown: NDArray[np.float32]) -> NDArray[np.float64]:
     """Mean squared error float64 [N] of the window that ends with each tick."""
-    parts = [((network(part) - part) ** 2).mean(dim=(1, 2)) for part in _windows(shown).split(4096)]
+    parts = [((network(part) - part) ** 2).mean(dim=(1, 2)) for part in torch.split(_windows(shown), 4096)]
     return np.asarray(torch.cat(parts).double().numpy())
