@@ -160,7 +160,7 @@ def _recall(folders: Sequence[tuple[Settings, Path]], plan: Plan, console: Conso
             for settings, folder in left:
                 bar.update(task, description=f"memory of {folder.name}")
                 recalled = recall(
-                    settings.cell, settings.hidden, settings.seed, plan.memory_steps, lambda: bar.advance(task)
+                    settings.cell, settings.hidden, settings.seed, plan.memory_steps, progress=lambda: bar.advance(task)
                 )
                 _keep(folder, msgspec.structs.replace(_kept(folder), recalled=recalled))
         except KeyboardInterrupt:

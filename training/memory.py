@@ -30,12 +30,18 @@ TESTED: Final = 2_000  # sequences of the test
 
 
 def recall(
-    cell: CellKind, hidden: int, seed: int, steps: int, progress: Callable[[], object] = lambda: None
+    cell: CellKind,
+    hidden: int,
+    seed: int,
+    steps: int,
+    longest: int = LONGEST,
+    progress: Callable[[], object] = lambda: None,
 ) -> list[float]:
-    """Share of bits told rightly 1 to LONGEST steps after they were shown; 0.5 is chance.
+    """Share of bits told rightly 1 to `longest` steps after they were shown; 0.5 is chance.
 
     `steps` are the optimiser's; after each, `progress` is called.
     """
+    torch.set_num_threads(1)  # steps this small run slower on two
     torch.manual_seed(seed)
     network = CELLS[cell](2, hidden)
     told = nn.Linear(hidden, 1)
@@ -48,7 +54,7 @@ def recall(
         return logits
 
     for _ in range(steps):
-        x, bit = _sequences(BATCH)
+        x, bit = _sequences(BATCH, longest)
         logits = answers(x)
         loss = binary_cross_entropy_with_logits(logits, bit.expand_as(logits))
         optimiser.zero_grad()
@@ -57,14 +63,14 @@ def recall(
         optimiser.step()
         progress()
     with torch.no_grad():
-        x, bit = _sequences(TESTED)
+        x, bit = _sequences(TESTED, longest)
         right = (answers(x) > 0.0) == (bit > 0.5)  # (T, B)
     return list(right.double().mean(dim=1).tolist())
 
 
-def _sequences(count: int) -> tuple[Tensor, Tensor]:
-    """Inputs (LONGEST + 1, B, 2): bits of -1 or 1, and the mark of the first one; that bit (B,) as 0 or 1."""
-    bits = torch.randint(2, (LONGEST + 1, count)).float()
+def _sequences(count: int, longest: int) -> tuple[Tensor, Tensor]:
+    """Inputs (longest + 1, B, 2): bits of -1 or 1, and the mark of the first one; that bit (B,) as 0 or 1."""
+    bits = torch.randint(2, (longest + 1, count)).float()
     mark = torch.zeros_like(bits)
     mark[0] = 1.0
     return torch.stack([2.0 * bits - 1.0, mark], dim=2), bits[0]

@@ -20,9 +20,10 @@ from service.errors import TickwatchError
 COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 STYLES: Final = ("-", "--", ":", "-.")
 
-INK: Final = (
-    "#7f8081"  # of axes and words in a picture: a grey for both grounds, in HTML the colour of the text around it
-)
+# Of axes and words in a picture: a grey for both grounds; in HTML the colour of the text around it takes its place.
+INK: Final = "#7f8081"
+
+Mark = Literal["", "best", "beaten", "off"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Cell:
     """One number or word of a table: the `best` of its column, `beaten` where a baseline is, `off` where a promise broke."""
 
     text: str
-    mark: Literal["", "best", "beaten", "off"] = ""
+    mark: Mark = ""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from scipy.stats import t as student
 
 from training.benchmark import Run
 from training.evaluate import RECALLS, Result, by_kind, overall
-from training.report import INK, Cell, Picture, Table, legend, line_style, number, picture, with_interval
+from training.report import INK, Cell, Mark, Picture, Table, legend, line_style, number, picture, with_interval
 
 CONFIDENCE: Final = 0.95
 KEPT: Final = (0.6, 1.2)  # realised over promised false alarms within which a promise counts as kept
@@ -81,15 +81,15 @@ def _metric(name: str) -> Callable[[list[Run]], float]:
 def main_table(table: Sequence[Row]) -> Table:
     """The metrics of every row; the best of each column is marked, and told apart where it is a baseline."""
     measured = {name: [row.measured(_metric(name)) for row in table] for name in COLUMNS}
-    best = {name: _best([m for m, _ in measured[name]], COLUMNS[name][2]) for name in COLUMNS}
-    cells = []
-    for i, row in enumerate(table):
-        line = [Cell(row.group)]
-        for name, (_, digits, _) in COLUMNS.items():
-            mark = "" if i not in best[name] else "beaten" if row.is_baseline else "best"
-            line.append(Cell(with_interval(*measured[name][i], digits), mark))  # type: ignore[arg-type]
-        cells.append(line)
-    lost = [title for name, (title, _, _) in COLUMNS.items() if any(table[i].is_baseline for i in best[name])]
+    marks = {name: _marks(table, [m for m, _ in measured[name]], COLUMNS[name][2]) for name in COLUMNS}
+    cells = [
+        [
+            Cell(row.group),
+            *(Cell(with_interval(*measured[name][i], COLUMNS[name][1]), marks[name][i]) for name in COLUMNS),
+        ]
+        for i, row in enumerate(table)
+    ]
+    lost = [title for name, (title, _, _) in COLUMNS.items() if "beaten" in marks[name]]
     verdict = f"A baseline is best in {', '.join(lost)} (▲). " if lost else "No baseline is best in any column. "
     rivals = any(row.is_baseline for row in table)
     notes = (
@@ -98,10 +98,13 @@ def main_table(table: Sequence[Row]) -> Table:
     return Table("Detectors", ["detector", *(title for title, _, _ in COLUMNS.values())], cells, notes)
 
 
-def _best(values: Sequence[float], more: bool) -> set[int]:
+def _marks(table: Sequence[Row], values: Sequence[float], more: bool) -> list[Mark]:
+    """Which are best; none where all are. A baseline that shares the first place with a model has not beaten it."""
     known = [v for v in values if v == v]  # noqa: PLR0124  (NaN is not itself)
-    top = (max if more else min)(known) if known else None
-    return {i for i, v in enumerate(values) if v == top}
+    top = (max if more else min)(known, default=None)
+    best = [value == top for value in values]
+    mark: Mark = "best" if any(b and not row.is_baseline for b, row in zip(best, table, strict=True)) else "beaten"
+    return [mark if b and not all(best) else "" for b in best]
 
 
 def budget_table(table: Sequence[Row], budget: float) -> Table:
@@ -157,14 +160,12 @@ def kind_table(table: Sequence[Row], name: str) -> Table:
 
 
 def _marked(table: Sequence[Row], means: NDArray[np.float64], digits: int, more: bool) -> list[list[Cell]]:
-    """A line of cells for each row; `means` float64 [rows, columns]. Where all are best, none is marked."""
-    cells = [[Cell(row.group)] for row in table]
-    for column in means.T:
-        best = _best(column.tolist(), more)
-        for i, row in enumerate(table):
-            mark = "" if i not in best or len(best) == len(table) else "beaten" if row.is_baseline else "best"
-            cells[i].append(Cell(number(column[i], digits), mark))  # type: ignore[arg-type]
-    return cells
+    """A line of cells for each row; `means` float64 [rows, columns]."""
+    marks = [_marks(table, column.tolist(), more) for column in means.T]
+    return [
+        [Cell(row.group), *(Cell(number(v, digits), column[i]) for v, column in zip(means[i], marks, strict=True))]
+        for i, row in enumerate(table)
+    ]
 
 
 def recall_by_kind(table: Sequence[Row], name: str) -> tuple[list[str], NDArray[np.float64]]:

@@ -21,8 +21,9 @@ from training.inject import CLEAN_ROWS
 
 WINDOW: Final = 30
 HIDDEN: Final = 32
-STEPS: Final = 2_000  # of the optimiser
 BATCH: Final = 256
+MOST_STEPS: Final = 2_000  # of the optimiser
+PASSES: Final = 3  # over a history too short for so many steps
 CLIP: Final = 10.0  # standard deviations, so that one wild print in history doesn't spend all gradients
 
 Columns = Callable[[Ticks], NDArray[np.float64]]  # what the network is shown of ticks, [N, C]
@@ -94,12 +95,13 @@ def _windows(shown: NDArray[np.float32]) -> Tensor:
 
 def _fit(streams: list[NDArray[np.float32]]) -> WindowedLSTM:
     """A network fitted to windows drawn from all streams, each stream as often as any other."""
+    torch.set_num_threads(1)  # steps this small run slower on two
     torch.manual_seed(0)
     generator = np.random.default_rng(0)
     windows = [_windows(shown) for shown in streams]
     network = WindowedLSTM(streams[0].shape[1])
     optimiser = torch.optim.Adam(network.parameters(), lr=2e-3)
-    for step in range(STEPS):
+    for step in range(min(MOST_STEPS, PASSES * sum(map(len, streams)) // BATCH)):
         stream = windows[step % len(windows)]
         batch = stream[torch.from_numpy(generator.integers(len(stream), size=BATCH))]
         loss = nn.functional.mse_loss(network(batch), batch)
