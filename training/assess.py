@@ -14,6 +14,7 @@ from rich.console import Console
 from service.autoencoder import Model, find, load
 from service.errors import TickwatchError
 from service.scorer import warm_up
+from service.ticks import Ticks
 from training.alarms import COOL_DOWN
 from training.anomalies import KINDS
 from training.benchmark import PROMISES, Run, benchmark, learned, usable
@@ -62,8 +63,9 @@ def assess(
     _prepare(output)
     opened = [load(find(name)) for name in models]
     candidates = contestants(opened)
+    seeds = range(1, injections + 1)
     history = read_history(data)
-    streams, why_not = usable(history.streams, clean)
+    streams, why_not = usable(history.streams, seeds, clean)
     for reason in why_not:
         console.print(f"left out: {reason}", markup=False, highlight=False)
     if baselines:
@@ -71,9 +73,8 @@ def assess(
     if opened:
         warm_up(opened[0])
     budgets = sorted({*PROMISES, budget})
-    seeds = range(1, injections + 1)
     runs = benchmark(candidates, streams, seeds, budgets, console, clean)
-    written(runs, _words(opened, history, len(streams), runs, injections), budget).write(output)
+    written(runs, _words(opened, history, streams, runs, injections), budget).write(output)
     save(runs, history, budget, output)
     return Assessed(len(runs), time.monotonic() - began)
 
@@ -114,12 +115,14 @@ def written(runs: Sequence[Run], words: Sequence[str], budget: float) -> Report:
     )
 
 
-def _words(models: Sequence[Model], history: History, streams: int, runs: Sequence[Run], injections: int) -> list[str]:
+def _words(
+    models: Sequence[Model], history: History, streams: Sequence[Ticks], runs: Sequence[Run], injections: int
+) -> list[str]:
     of_one = [run for run in runs if run.candidate == runs[0].candidate]
     events = sum(len(run.result.events) for run in of_one)
     words = [
         (
-            f"{sum(map(len, history.streams.values())):,} ticks of {streams} streams (data {history.fingerprint[:8]}), with"
+            f"{sum(map(len, streams)):,} ticks of {len(streams)} streams (data {history.fingerprint[:8]}), with"
             f" {events:,} anomalies of up to {len(KINDS)} kinds, drawn anew {injections} times. Detectors see one stream at a"
             " time, each tick once and in order. Only ticks after the clean head count."
         ),

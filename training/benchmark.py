@@ -70,11 +70,12 @@ def benchmark(
             for ticks in streams:
                 for seed in injections:
                     injected = inject(ticks, seed, clean)
+                    where = f"{ticks.stream[0]}, injection {seed} of {max(injections)}"
                     for candidate in candidates:
-                        where = f"{ticks.stream[0]}, injection {seed} of {max(injections)}"
                         bar.update(task, description=f"{where}: {candidate.name}")
                         runs.append(_run(candidate, injected, seed, budgets))
                         bar.advance(task, len(ticks))
+                    bar.console.print(f"{where}: {len(injected.events)} anomalies", markup=False, highlight=False)
         except KeyboardInterrupt:
             done, all_runs = len(runs), len(candidates) * len(injections) * len(streams)
             raise Interrupted(f"stopped after {done} of {all_runs} runs; nothing was written") from None
@@ -91,15 +92,17 @@ def _run(candidate: Candidate, injected: Injected, seed: int, budgets: Sequence[
     return Run(candidate.name, candidate.group, candidate.is_baseline, seed, cpu_us, result)
 
 
-def usable(streams: dict[str, Ticks], clean: int = CLEAN_ROWS) -> tuple[list[Ticks], list[str]]:
-    """The streams into which anomalies can be injected, and a sentence for each of the others.
+def usable(
+    streams: dict[str, Ticks], injections: Sequence[int], clean: int = CLEAN_ROWS
+) -> tuple[list[Ticks], list[str]]:
+    """The streams into which every injection puts an anomaly, and a sentence for each of the others.
 
     Raises TickwatchError where none is left.
     """
     kept, why_not = [], []
     for ticks in streams.values():
         try:
-            if inject(ticks, 1, clean).events:
+            if all(inject(ticks, seed, clean).events for seed in injections):
                 kept.append(ticks)
             else:
                 why_not.append(f"stream {ticks.stream[0]!r} is too short to hold an anomaly")

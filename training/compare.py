@@ -90,7 +90,8 @@ class Compared:
 def compare(data: Path, plan: Plan, output: Path, console: Console) -> Compared:
     """Train what is not yet trained under `output`/runs, then measure. Raises TickwatchError, and Interrupted on Ctrl-C."""
     history = read_history(data)
-    streams, why_not = usable(history.streams, plan.clean)
+    injections = range(1, plan.injections + 1)
+    streams, why_not = usable(history.streams, injections, plan.clean)
     for reason in why_not:
         console.print(f"left out of the evaluation: {reason}", markup=False, highlight=False)
     folders = [
@@ -108,7 +109,7 @@ def compare(data: Path, plan: Plan, output: Path, console: Console) -> Compared:
         raise Interrupted(f"stopped; {output} keeps the trained models: the same command goes on") from None
     models = [trial.model for trial in trials]
     warm_up(models[0])
-    runs = benchmark(contestants(models), streams, range(1, plan.injections + 1), PROMISES, console, plan.clean)
+    runs = benchmark(contestants(models), streams, injections, PROMISES, console, plan.clean)
     save(runs, history, PROMISES[0], output)
     return Compared(history, trials, runs)
 
@@ -163,6 +164,7 @@ def _recall(folders: Sequence[tuple[Settings, Path]], plan: Plan, console: Conso
                     settings.cell, settings.hidden, settings.seed, plan.memory_steps, progress=lambda: bar.advance(task)
                 )
                 _keep(folder, msgspec.structs.replace(_kept(folder), recalled=recalled))
+                bar.console.print(f"memory of {folder.name} is measured", markup=False, highlight=False)
         except KeyboardInterrupt:
             raise Interrupted("stopped in the memory task; the same command goes on after what is finished") from None
 

@@ -15,6 +15,8 @@ from training.compare import BLOCKS, Compared, Plan, Trial
 from training.memory import LONGEST
 from training.report import COLOURS, INK, Cell, Picture, Report, Table, legend, line_style, picture, with_interval
 from training.scoreboard import (
+    COLUMNS,
+    Row,
     budget_table,
     heat_map,
     interval,
@@ -44,6 +46,7 @@ def report(found: Compared, plan: Plan) -> Report:
                 f" and was then evaluated on these streams with {plan.injections} seeds of injected anomalies."
             ),
             *method(),
+            _apart(table) if plan.seeds > 1 else "One seed each: what differs may be chance.",
         ],
         [
             main_table(table),
@@ -61,6 +64,22 @@ def report(found: Compared, plan: Plan) -> Report:
             stream_table(table, "recall@20"),
         ],
     )
+
+
+def _apart(table: Sequence[Row]) -> str:
+    """Which cells differ by more than chance may do, in words."""
+    found = []
+    for name in ("vus_pr", "ap", "recall@20", "recall@100"):
+        measured = [(row.group, *row.metric(name)) for row in table]
+        found += [
+            f"{COLUMNS[name][0]} of {better} is above that of {worse}"
+            for better, high, up in measured
+            for worse, low, down in measured
+            if high - up > low + down
+        ]
+    if not found:
+        return "In VUS-PR, AP and recall the intervals of all cells overlap: these seeds show no difference."
+    return f"Where intervals don't overlap: {'; '.join(found)}. Everywhere else in VUS-PR, AP and recall they do."
 
 
 ByCell = dict[CellKind, list[Trial]]

@@ -46,6 +46,10 @@ class Row:
         """Mean over the replicates and half the width of its 95 % t-interval, NaN where there is one replicate."""
         return interval([value(replicate) for replicate in self.replicates])
 
+    def metric(self, name: str) -> tuple[float, float]:
+        """The same of one of COLUMNS."""
+        return self.measured(_metric(name))
+
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
     """Mean and half the width of its t-interval; NaN values are left out, and a single value has no interval."""
@@ -80,7 +84,7 @@ def _metric(name: str) -> Callable[[list[Run]], float]:
 
 def main_table(table: Sequence[Row]) -> Table:
     """The metrics of every row; the best of each column is marked, and told apart where it is a baseline."""
-    measured = {name: [row.measured(_metric(name)) for row in table] for name in COLUMNS}
+    measured = {name: [row.metric(name) for row in table] for name in COLUMNS}
     marks = {name: _marks(table, [m for m, _ in measured[name]], COLUMNS[name][2]) for name in COLUMNS}
     cells = [
         [

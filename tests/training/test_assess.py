@@ -55,12 +55,12 @@ def test_the_report_holds_every_model_and_baseline_and_the_results_every_run(dat
 
 def test_a_stream_that_is_too_short_is_left_out_with_its_reason() -> None:
     streams = {"A": random_ticks(10_000, streams=1), "B": random_ticks(500, streams=1)}
-    kept, why_not = usable(streams, CLEAN)
+    kept, why_not = usable(streams, [1, 2], CLEAN)
     assert [len(ticks) for ticks in kept] == [10_000]
     assert len(why_not) == 1
     assert "has 500 ticks" in why_not[0]
     with pytest.raises(TickwatchError, match=r"no stream can be evaluated: .* has 500 ticks"):
-        usable({"B": streams["B"]}, CLEAN)
+        usable({"B": streams["B"]}, [1], CLEAN)
 
 
 def test_models_of_one_cell_that_differ_by_their_seed_are_one_group() -> None:

@@ -12,7 +12,7 @@ from tests.samples import random_ticks
 from training.benchmark import Run
 from training.evaluate import evaluate
 from training.inject import Event, Injected
-from training.report import Cell
+from training.report import Cell, Mark
 from training.scoreboard import (
     budget_table,
     heat_map,
@@ -39,7 +39,7 @@ def run(group: str, delay: int, name: str = "", injection: int = 1, false_alarms
     return Run(name or group, group, not group.startswith("model"), injection, 1.0, result)
 
 
-def marks(cells: Sequence[Sequence[Cell]], column: int) -> list[str]:
+def marked(cells: Sequence[Sequence[Cell]], column: int) -> list[str]:
     return [row[column].mark for row in cells]
 
 
@@ -54,16 +54,16 @@ def test_an_interval_is_students() -> None:
 
 def test_the_winner_is_marked_and_a_winning_baseline_is_named() -> None:
     table = main_table(rows([run("model", BLIND), run("simple", GOOD)]))
-    assert marks(table.rows, 1) == ["", "beaten"]
+    assert marked(table.rows, 1) == ["", "beaten"]
     assert table.notes.startswith("A baseline is best in VUS-PR,")
     table = main_table(rows([run("model", GOOD), run("simple", BLIND)]))
-    assert marks(table.rows, 1) == ["best", ""]
+    assert marked(table.rows, 1) == ["best", ""]
     assert table.notes.startswith("No baseline is best")
 
 
 def test_a_baseline_that_shares_the_first_place_has_not_won() -> None:
     table = main_table(rows([run("model", GOOD), run("simple", GOOD), run("blind", BLIND)]))
-    assert marks(table.rows, 1) == ["best", "best", ""]
+    assert marked(table.rows, 1) == ["best", "best", ""]
     assert "No baseline" in table.notes
 
 
@@ -79,7 +79,8 @@ def test_training_seeds_are_replicates_and_else_injections_are() -> None:
 
 def test_a_broken_promise_is_marked_and_detectors_without_one_are_left_out() -> None:
     normal = 11_000 - 101 - 2 * 150
-    for count, mark in ((0, "off"), (1, "off"), (2, ""), (3, "off")):
+    marks: tuple[Mark, ...] = ("off", "off", "", "off")
+    for count, mark in enumerate(marks):
         table = budget_table(rows([run("model", GOOD, false_alarms=count), run("simple", GOOD)]), 20.0)
         assert table.rows == [[Cell("model"), Cell(f"{count * 1e5 / normal:.1f}", mark)]]
 
