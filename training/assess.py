@@ -75,7 +75,7 @@ def assess(
     budgets = sorted({*PROMISES, budget})
     runs = benchmark(candidates, streams, seeds, budgets, console, clean)
     written(runs, _words(opened, history, streams, runs, injections), budget).write(output)
-    save(runs, history, budget, output)
+    save(runs, history, output)
     return Assessed(len(runs), time.monotonic() - began)
 
 
@@ -154,9 +154,9 @@ def method() -> list[str]:
     ]
 
 
-def save(runs: Sequence[Run], history: History, budget: float, output: Path) -> None:
+def save(runs: Sequence[Run], history: History, output: Path) -> None:
     """Write results.json: every run with all that was measured; delays are in the order of the events."""
-    record = {"data_fingerprint": history.fingerprint, "budget": budget, "runs": runs}
+    record = {"data_fingerprint": history.fingerprint, "runs": runs}
     (output / "results.json").write_bytes(msgspec.json.encode(record))
 
 

@@ -110,7 +110,7 @@ def compare(data: Path, plan: Plan, output: Path, console: Console) -> Compared:
     models = [trial.model for trial in trials]
     warm_up(models[0])
     runs = benchmark(contestants(models), streams, injections, PROMISES, console, plan.clean)
-    save(runs, history, PROMISES[0], output)
+    save(runs, history, output)
     return Compared(history, trials, runs)
 
 

@@ -219,10 +219,10 @@ def promises(table: Sequence[Row]) -> Picture:
     """Realised against promised false alarms, a point for each stream and budget."""
     figure, axes = picture(8.0, 4.5)
     streams = _streams(table)
-    for i, row in enumerate(_promising(table)):
+    for row in _promising(table):
         budgets = sorted(row.runs[0].result.realised)
         means = np.array([[row.measured(_realised(b, name))[0] for name in streams] for b in budgets])
-        style = line_style(i)
+        style = line_style(table.index(row))  # as in the other pictures
         axes.plot(budgets, means.mean(axis=1), label=row.group, **style)
         axes.scatter(np.repeat(budgets, len(streams)), means.ravel(), s=9, color=style["color"], alpha=0.6)
     ends = np.array(sorted({b for row in _promising(table) for b in row.runs[0].result.realised}))
