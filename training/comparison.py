@@ -43,7 +43,7 @@ def report(found: Compared, plan: Plan) -> Report:
                 f"Every cell learned from the same {sum(map(len, found.history.streams.values())):,} ticks of"
                 f" {len(found.history.streams)} streams (data {found.history.fingerprint[:8]}) with {plan.seeds} seeds, hidden"
                 f" size {plan.settings.hidden}, bottleneck {plan.settings.bottleneck} and at most {plan.settings.epochs} epochs,"
-                f" and was then evaluated on these streams with {plan.injections} seeds of injected anomalies."
+                f" and was then evaluated on these streams with anomalies drawn anew {plan.injections} times."
             ),
             *method(),
             _apart(table) if plan.seeds > 1 else "One seed each: what differs may be chance.",
