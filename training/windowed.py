@@ -22,7 +22,7 @@ from training.inject import CLEAN_ROWS
 WINDOW: Final = 30
 HIDDEN: Final = 32
 BATCH: Final = 256
-MOST_STEPS: Final = 2_000  # of the optimiser
+MOST_STEPS: Final = 5_000  # of the optimiser
 PASSES: Final = 3  # over a history too short for so many steps
 CLIP: Final = 10.0  # standard deviations, so that one wild print in history doesn't spend all gradients
 
