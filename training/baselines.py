@@ -119,9 +119,9 @@ def half_space_trees(_head: Ticks) -> Detector:
 
 
 def _inputs(ticks: Ticks) -> NDArray[np.float32]:
-    """Our features as the autoencoder sees them, and lateness, float32 [N, F + 1]."""
+    """Our features as the autoencoder sees them, lateness and repetition, float32 [N, F + 2]."""
     found = features.features(ticks, np.zeros(len(ticks), np.int64), np.zeros(1, features.MEMORY), NO_PRIOR)
-    return np.column_stack([found.x, np.minimum(found.lateness, CLIP)])
+    return np.minimum(np.column_stack([found.x, found.lateness, found.repeats]), CLIP)
 
 
 def _by_itself(name: str, prepare: Callable[[Ticks], Detector]) -> Callable[[list[Ticks]], Candidate]:

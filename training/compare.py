@@ -100,7 +100,7 @@ def compare(data: Path, plan: Plan, output: Path, console: Console) -> Compared:
         for seed in range(1, plan.seeds + 1)
     ]
     for settings, folder in folders:
-        _train(data, settings, folder, history, console)
+        _train(settings, folder, history, console)
     _recall(folders, plan, console)
     try:
         with console.status("timing the cells"):
@@ -114,7 +114,7 @@ def compare(data: Path, plan: Plan, output: Path, console: Console) -> Compared:
     return Compared(history, trials, runs)
 
 
-def _train(data: Path, settings: Settings, folder: Path, history: History, console: Console) -> None:
+def _train(settings: Settings, folder: Path, history: History, console: Console) -> None:
     """Train in this folder unless that is done; go on where it was interrupted."""
     kept = _kept(folder)
     if (folder / "settings.json").exists():
@@ -125,7 +125,7 @@ def _train(data: Path, settings: Settings, folder: Path, history: History, conso
     began = time.process_time()
     finished = False
     try:
-        train(data, folder / "model.onnx", settings, folder, (folder / CHECKPOINT).exists(), console)
+        train(lambda: history, folder / "model.onnx", settings, folder, (folder / CHECKPOINT).exists(), console)
         finished = True
     except Interrupted:
         raise Interrupted(f"stopped while {folder.name} was learning; the same command goes on") from None
