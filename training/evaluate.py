@@ -8,9 +8,10 @@ ticks after its end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
+from types import MappingProxyType
 from typing import Final
 
 import numpy as np
@@ -24,17 +25,35 @@ from training.inject import Event, Injected
 TOLERANCE: Final = 150
 BUDGETS: Final = (20.0, 100.0)  # false alarms per 100,000 normal ticks at which events are counted
 VUS_WINDOW: Final = 100
+RECALLS: Final = tuple(i / 50 for i in range(1, 51))
 
 Detector = Callable[[Ticks], NDArray[np.float64]]  # scores [N], each from the ticks up to its own; higher is stranger
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A detector that stands for evaluation.
+
+    `name` is its own; candidates of one `group` differ by their training seed alone and make one row of a table. `prepare`
+    makes it ready for a stream from that stream's clean head, and `threshold` is the score at which it promises to make so
+    many false alarms per 100,000 normal ticks; None where it promises nothing.
+    """
+
+    name: str
+    group: str
+    is_baseline: bool
+    prepare: Callable[[Ticks], Detector]
+    threshold: Callable[[float], float] | None = None
 
 
 @dataclass(frozen=True)
 class Result:
     """One detector on one injected stream.
 
-    `ap_by_kind` holds the average precision of a kind against normal ticks only; `delays` the ticks from an event's start
-    to its first alert, None where it was missed, by budget and in the order of `events`; `realised` the false alarms per
-    100,000 normal ticks at the detector's own threshold, None where it has none.
+    `ap_by_kind` holds the average precision of a kind against normal ticks only; `precision` that of all kinds at each of
+    RECALLS; `delays` the ticks from an event's start to its first alert, None where it was missed, by budget and in the
+    order of `events`; `realised` the false alarms per 100,000 normal ticks at the detector's own thresholds, by what they
+    promise.
     """
 
     stream: str
@@ -43,18 +62,19 @@ class Result:
     vus_roc: float
     ap: float
     ap_by_kind: dict[str, float]
+    precision: list[float]
     delays: dict[float, list[int | None]]
-    realised: float | None
+    realised: dict[float, float]
 
 
 def evaluate(
     detector: Detector,
     injected: Injected,
-    threshold: float | None = None,
+    thresholds: Mapping[float, float] = MappingProxyType({}),
     budgets: Sequence[float] = BUDGETS,
     vus_window: int = VUS_WINDOW,
 ) -> Result:
-    """Everything measured of one detector on one stream; `threshold` is the one that it would serve with.
+    """Everything measured of one detector on one stream; `thresholds` are those that it would serve with, by budget.
 
     Raises TickwatchError when there is nothing to find, or the scores are not one number per tick.
     """
@@ -81,8 +101,9 @@ def evaluate(
         vus_roc=vus_roc,
         ap=average_precision(anomalous, score),
         ap_by_kind=ap_by_kind,
+        precision=precision_at(anomalous, score),
         delays={budget: [_delay(score >= level, e) for e in events] for budget, level in levels.items()},
-        realised=None if threshold is None else false_alarms(score >= threshold, normal),
+        realised={budget: false_alarms(score >= level, normal) for budget, level in thresholds.items()},
     )
 
 
@@ -155,10 +176,22 @@ def threshold_at(score: NDArray[np.float64], normal: NDArray[np.bool_], budget: 
 
 def average_precision(labels: NDArray[np.bool_], score: NDArray[np.float64]) -> float:
     """Sum of precision times gain in recall over all thresholds, equal scores together; `labels` bool [N], some true."""
+    hits, rows = _ranked(labels, score)
+    return float(np.sum(np.diff(hits, prepend=0) * hits / rows) / hits[-1])
+
+
+def precision_at(labels: NDArray[np.bool_], score: NDArray[np.float64]) -> list[float]:
+    """The precision of the highest threshold that finds at least so many of the true rows, for each of RECALLS."""
+    hits, rows = _ranked(labels, score)
+    at = np.searchsorted(hits, np.ceil(np.array(RECALLS) * hits[-1] - 1e-9))
+    return list((hits[at] / rows[at]).tolist())
+
+
+def _ranked(labels: NDArray[np.bool_], score: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """True rows among, and number of, the rows whose score reaches each distinct score, from the highest down."""
     order = np.argsort(-score, kind="stable")
     last = np.flatnonzero(np.diff(score[order], append=np.nan) != 0)  # of each group of equal scores
-    hits = np.cumsum(labels[order])[last]
-    return float(np.sum(np.diff(hits, prepend=0) * hits / (last + 1)) / hits[-1])
+    return np.cumsum(labels[order], dtype=np.intp)[last], last + 1
 
 
 def vus(

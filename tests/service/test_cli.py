@@ -27,6 +27,8 @@ LEVELS: tuple[list[str], ...] = (
     ["topics", "create"],
     ["train"],
     ["plot"],
+    ["evaluate"],
+    ["compare"],
     ["search"],
     ["forecast"],
 )
@@ -97,6 +99,11 @@ def test_rejected_rows_are_told_with_file_row_and_reason(tmp_path: Path) -> None
         (["search", "--data", "nowhere", "-o", "found"], "nowhere does not exist", 1),
         (["search", "--data", "nowhere", "-o", "t.jsonl"], "--output t.jsonl: File exists", 1),
         (["plot", "t.jsonl", "-o", "p.png", "--at", "noon"], "--at noon", 1),
+        (["evaluate", "--data", ".", "-o", "out"], "give --model, --baselines, or both", 1),
+        (["evaluate", "--data", "t.jsonl", "-o", "out", "--model", "gru"], "no stream can be evaluated", 1),
+        (["evaluate", "--data", "t.jsonl", "-o", "out", "--model", "t.jsonl"], "model t.jsonl: not an ONNX file", 3),
+        (["compare", "--data", "t.jsonl", "-o", "out", "--cells", "gru,cnn"], "--cells cnn", 1),
+        (["compare", "--data", "t.jsonl", "-o", "out"], "no stream can be evaluated", 1),
         (["worker", "--password-file", "nowhere"], "--password-file nowhere", 1),
     ],
 )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -67,3 +68,11 @@ def random_ticks() -> Callable[[int, int], pa.Table]:
         )
 
     return make
+
+
+@pytest.fixture
+def _ctrl_c_counts() -> Iterator[None]:
+    """SIGINT interrupts, although a shell that runs the tests in the background has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

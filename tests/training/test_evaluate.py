@@ -8,18 +8,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from service.errors import TickwatchError
 from service.ticks import Ticks
 from tests.samples import random_ticks
 from training.alarms import COOL_DOWN, false_alarms
 from training.evaluate import (
+    RECALLS,
     TOLERANCE,
     Result,
     average_precision,
     by_kind,
     evaluate,
     overall,
+    precision_at,
     threshold_at,
     vus,
 )
@@ -50,7 +53,7 @@ def alerts(*rows: int | range) -> NDArray[np.float64]:
 
 def result(*rows: int | range) -> Result:
     score = alerts(*rows)
-    return evaluate(lambda _: score, STREAM, threshold=0.5)
+    return evaluate(lambda _: score, STREAM, {20.0: 0.5})
 
 
 @pytest.mark.parametrize(
@@ -83,16 +86,18 @@ def test_vus_of_a_long_stream_takes_seconds() -> None:
     assert time.process_time() - before < 5
 
 
-@pytest.mark.parametrize(
-    ("seed", "rows", "decimals", "expected"),
-    [  # average_precision_score of scikit-learn 1.7
-        (0, 2000, 16, 0.637748624640714),
-        (1, 2000, 1, 0.5726445142658153),
-        (2, 5000, 16, 0.5359578237349457),
-    ],
-)
-def test_average_precision_equals_scikit_learns(seed: int, rows: int, decimals: int, expected: float) -> None:
-    assert average_precision(*labelled(seed, rows, decimals)) == pytest.approx(expected, rel=1e-12)
+@pytest.mark.parametrize("decimals", [1, 3, 16])
+@pytest.mark.parametrize("seed", range(4))
+def test_average_precision_equals_scikit_learns(seed: int, decimals: int) -> None:
+    labels, score = labelled(seed, 3_000, decimals)
+    assert average_precision(labels, score) == pytest.approx(average_precision_score(labels, score), rel=1e-12)
+
+
+def test_the_precision_at_a_recall_is_that_of_scikit_learns_curve() -> None:
+    labels, score = labelled(1, 3_000, 2)
+    precision, recall, _ = precision_recall_curve(labels, score)
+    for at, found in zip(RECALLS, precision_at(labels, score), strict=True):
+        assert found == pytest.approx(precision[recall >= at - 1e-12][-1])
 
 
 def test_a_sustained_false_alarm_counts_again_after_each_cool_down() -> None:
@@ -106,10 +111,10 @@ def test_a_sustained_false_alarm_counts_again_after_each_cool_down() -> None:
 
 def test_alerts_near_events_are_not_false_alarms() -> None:
     after = EVENTS[0].stop + TOLERANCE
-    assert result(range(EVENTS[0].start, after)).realised == 0
+    assert result(range(EVENTS[0].start, after)).realised == {20.0: 0.0}
     normal = 20_000 - CLEAN - sum(e.stop - e.start + TOLERANCE for e in EVENTS)
-    assert result(after).realised == pytest.approx(1e5 / normal)
-    assert result(EVENTS[0].start - 1).realised == pytest.approx(1e5 / normal)
+    assert result(after).realised[20.0] == pytest.approx(1e5 / normal)
+    assert result(EVENTS[0].start - 1).realised[20.0] == pytest.approx(1e5 / normal)
 
 
 def test_the_clean_head_is_not_judged() -> None:
@@ -142,7 +147,7 @@ def test_more_false_alarms_allowed_means_more_events_caught() -> None:
     score[[e.start for e in EVENTS]] = 0.5
     found = evaluate(lambda _: score, STREAM, budgets=(20.0, 100.0))
     assert found.delays == {20.0: [None, None, None], 100.0: [0, 0, 0]}
-    assert found.realised is None
+    assert found.realised == {}
 
 
 def test_a_perfect_detector_gets_full_marks() -> None:

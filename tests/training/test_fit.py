@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,14 +69,6 @@ class CtrlC(io.StringIO):
         if "epoch 2:" in text:
             threading.Timer(0.05, signal.raise_signal, [signal.SIGINT]).start()
         return super().write(text)
-
-
-@pytest.fixture
-def _ctrl_c_counts() -> Iterator[None]:
-    """SIGINT interrupts, although a shell that runs the tests in the background has it ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("_ctrl_c_counts")
