@@ -209,6 +209,14 @@ class Streams:
         if partition < len(self._clocks):
             self._clocks[partition] = 1
 
+    def remove(self, partition: int, names: list[str]) -> None:
+        """Forget some streams of a partition, between two batches; those it does not hold are passed over."""
+        held, changed = self._rows.get(partition, {}), self._changed.get(partition, {})
+        for name in names:
+            if name in held:
+                self._retire(held.pop(name))
+                changed.pop(name, None)
+
     def clear(self) -> None:
         """Forget everything."""
         for partition in list(self._rows):
