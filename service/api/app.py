@@ -137,16 +137,16 @@ def _scoring(app: FastAPI, parts: Parts) -> None:
         caller = parts.caller(request, "score")
         wanted = await received(request)
         held = None
-        names = {tick.stream for tick in wanted.ticks}
+        names = dict.fromkeys(tick.stream or "" for tick in wanted.ticks)
         if wanted.state is not None:
             held = PartitionState(0, *parts.seal.open(wanted.state))
-            names.update(held.streams)
+            names |= dict.fromkeys(held.streams)
         for name in names:
-            caller.require(name or "", "stream")
+            caller.require(name, "stream")
         if len(names) > MAX_STATE_STREAMS:
             detail = f"stream: ticks and state name {len(names)} streams, the limit is {MAX_STATE_STREAMS}."
             raise Problem("too-large", detail, "Send groups of streams, each with a state of its own.", "stream")
-        job = Job(wanted.ticks, caller.prefix, _deadline(request, limits), _future(), held=held)
+        job = Job(wanted.ticks, caller.prefix, _deadline(request, limits), _future(), names=list(names), held=held)
         return await settled(request, job)
 
     @app.post("/v1/streams/{stream}/ticks", operation_id="send_ticks", tags=["stateful"])

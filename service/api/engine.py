@@ -6,11 +6,14 @@ import asyncio
 import hashlib
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import accumulate, repeat
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
+from msgspec.structs import astuple, replace
 
 from service.alerts import Reason, alerts, cloud_event, reasons
 from service.api.problems import Problem
@@ -42,6 +45,7 @@ class Job:
     deadline: float  # by the event loop's clock
     future: asyncio.Future[bytes | Problem]
     stream: str | None = None
+    names: list[str] = field(default_factory=list)  # of all streams whose state is to be answered
     held: PartitionState | None = None
     key: str = ""
     remove: bool = False
@@ -53,13 +57,12 @@ class Job:
         return hashlib.sha256(msgspec.msgpack.encode(self.ticks)).digest()
 
 
-@dataclass
-class _Entry:
+class _Entry(NamedTuple):
     """A job in a batch: for each of its ticks the place among the fresh ones, or what was answered for it before."""
 
     job: Job
     partition: int
-    places: list[int | msgspec.Raw]
+    places: range | list[int | msgspec.Raw]
 
 
 @dataclass
@@ -68,16 +71,18 @@ class _Plan:
 
     entries: list[_Entry] = field(default_factory=list)
     ticks: list[Tick] = field(default_factory=list)
-    partitions: list[int] = field(default_factory=list)
+    parts: list[tuple[int, int]] = field(default_factory=list)  # (partition, ticks), in order
     identities: dict[tuple[str, bytes], int] = field(default_factory=dict)
     keys: dict[tuple[str, str], Job] = field(default_factory=dict)
     repeats: list[tuple[Job, Job]] = field(default_factory=list)  # (a retry, the job in the same batch that it repeats)
     new: dict[str, None] = field(default_factory=dict)
 
-    def add(self, tick: Tick, partition: int) -> int:
-        self.ticks.append(tick)
-        self.partitions.append(partition)
-        return len(self.ticks) - 1
+    def add(self, ticks: list[Tick], partition: int) -> range:
+        """The places of further ticks."""
+        first = len(self.ticks)
+        self.ticks += ticks
+        self.parts.append((partition, len(ticks)))
+        return range(first, len(self.ticks))
 
 
 class Engine:
@@ -116,16 +121,14 @@ class Engine:
     def score(self, jobs: list[Job]) -> None:
         """Give every job its outcome. After an exception the caller restores: nothing was kept of the batch."""
         plan = _Plan()
-        held = []
         for number, job in enumerate(jobs, 1):
             try:
                 if job.stream is not None:
                     self._plan_kept(plan, job, job.stream)
                 else:
-                    held.append(number)
                     if job.held is not None:
                         self._scorer.streams.load(PartitionState(number, job.held.streams, job.held.rows))
-                    plan.entries.append(_Entry(job, number, [plan.add(tick, number) for tick in job.ticks]))
+                    plan.entries.append(_Entry(job, number, plan.add(job.ticks, number)))
             except Problem as problem:
                 job.outcome = problem
         self._answer(plan)
@@ -146,7 +149,10 @@ class Engine:
                 return
         self._check(plan, job, stream)
         numbered = all(tick.seq is not None for tick in job.ticks)
-        places = [self._place(plan, tick, stream) if numbered else plan.add(tick, 0) for tick in job.ticks]
+        if numbered:
+            places: range | list[int | msgspec.Raw] = [self._place(plan, tick, stream) for tick in job.ticks]
+        else:
+            places = plan.add(job.ticks, 0)
         plan.entries.append(_Entry(job, 0, places))
 
     def _check(self, plan: _Plan, job: Job, stream: str) -> None:
@@ -169,71 +175,72 @@ class Engine:
             before = self.store.verdict(stream, identity)
             if before is not None:
                 return msgspec.Raw(before)
-            place = plan.identities[stream, identity] = plan.add(tick, 0)
+            place = plan.identities[stream, identity] = plan.add([tick], 0).start
         return place
 
     def _answer(self, plan: _Plan) -> None:
-        scored = self._scorer.score(self._columns(plan))
-        self.scored = scored
-        found = alerts(scored, SOURCE, self._scorer.model.id, self._scorer.threshold)
+        model, threshold = self._scorer.model.id, self._scorer.threshold
+        scored = self.scored = self._scorer.score(self._columns(plan))
+        found = alerts(scored, SOURCE, model, threshold)
         scores = self._scores(scored, [alert.reasons for alert in found])
-        model = self._scorer.model.id
-        streams = self._scorer.streams
+        sealed = self._sealed(plan)
         changes = Changes()
-        for entry in plan.entries:
-            job = entry.job
-            if job.stream is None:
-                names = list(
-                    dict.fromkeys([*(job.held.streams if job.held else []), *(t.stream or "" for t in job.ticks)])
-                )
-                state = self._seal.close(names, streams.packed(entry.partition, names))
-                job.outcome = to_json(ScoreAnswer(model, [scores[p] for p in entry.places], state))  # type: ignore[index]
-                streams.drop(entry.partition)
+        for job, _, places in plan.entries:
+            if isinstance(places, range):
+                said: list[TickScore | msgspec.Raw] = scores[places.start : places.stop]
             else:
-                said = [scores[p] if isinstance(p, int) else p for p in entry.places]
-                job.outcome = to_json(TicksAnswer(model, said))
-                if job.key:
-                    changes.answers.append(Answered(job.stream, job.key, job.digest(), job.outcome))
-        kept = [i for i, partition in enumerate(plan.partitions) if partition == 0]
+                said = [scores[p] if isinstance(p, int) else p for p in places]
+            if job.stream is None:
+                job.outcome = to_json(ScoreAnswer(model, said, next(sealed)))  # type: ignore[arg-type]
+                continue
+            job.outcome = to_json(TicksAnswer(model, said))
+            if job.key:
+                changes.answers.append(Answered(job.stream, job.key, job.digest(), job.outcome))
+        kept = np.flatnonzero(scored.ticks.partition == 0).tolist()
         if kept or changes.answers:
-            changes.verdicts += [
-                (name, identity, to_json(scores[i])) for (name, identity), i in plan.identities.items()
-            ]
+            changes.verdicts += [(name, identity, to_json(scores[i])) for (name, identity), i in plan.identities.items()]
             changes.streams += self._last(scored, kept)
             events = [cloud_event(alert) for alert in found if alert.partition == 0]
-            checkpoint = Checkpoint({0: self.store.next + len(kept)}, streams.changed(), events)
+            checkpoint = Checkpoint({0: self.store.next + len(kept)}, self._scorer.streams.changed(), events)
             self.store.commit(checkpoint, changes)
 
+    def _sealed(self, plan: _Plan) -> Iterator[str]:
+        """The states to answer, in order; their rows are forgotten here."""
+        streams = self._scorer.streams
+        wanted = [(entry.partition, entry.job.names) for entry in plan.entries if entry.job.stream is None]
+        if not wanted:
+            return iter(())
+        rows = streams.packed_all(wanted)
+        streams.drop(*(partition for partition, _ in wanted))
+        ends = accumulate(len(names) for _, names in wanted)
+        return iter(
+            [self._seal.close(names, rows[end - len(names) : end]) for end, (_, names) in zip(ends, wanted, strict=True)]
+        )
+
     def _columns(self, plan: _Plan) -> Ticks:
-        ticks = plan.ticks
-        partition = np.array(plan.partitions, np.int32)
-        offset = np.arange(len(ticks))
+        partition = np.repeat(*np.array(plan.parts or [(0, 0)]).T).astype(np.int32)
         kept = partition == 0
-        offset[kept] = self.store.next + np.arange(int(kept.sum()))
-        numbers = {name: np.array([getattr(t, name) for t in ticks], np.float64) for name in NUMBERS}
+        offset = np.where(kept, self.store.next + np.cumsum(kept) - 1, np.arange(len(kept)))
+        rows = list(map(astuple, plan.ticks))
+        columns = dict(zip(Tick.__struct_fields__, zip(*rows, strict=True) if rows else repeat(()), strict=False))
         return Ticks(
             partition=partition,
             offset=offset,
-            stream=[t.stream for t in ticks],  # type: ignore[misc]  # filled in when it was read
-            ts=np.array([t.ts for t in ticks], np.int64),
-            **numbers,
+            stream=list(columns["stream"]),
+            ts=np.array(columns["ts"], np.int64),
+            **{name: np.array(columns[name], np.float64) for name in NUMBERS},
         )
 
     def _scores(self, scored: Scored, why: list[list[Reason]]) -> list[TickScore]:
         verdicts, threshold = scored.verdicts, self._scorer.threshold
-        said: dict[int, list[Reason]] = dict(zip(np.flatnonzero(verdicts.alert).tolist(), why, strict=True))
+        columns = (scored.ticks.stream, scored.ticks.ts.tolist(), verdicts.score.tolist())
+        scores = list(map(TickScore, *columns, repeat(threshold)))
+        said = dict(zip(np.flatnonzero(verdicts.alert).tolist(), why, strict=True))
         for i in np.flatnonzero(verdicts.score >= threshold).tolist():
-            if i not in said:
-                said[i] = reasons(scored, i)
-        nothing: list[Reason] = []
-        rows = zip(
-            scored.ticks.stream, scored.ticks.ts.tolist(), verdicts.score.tolist(), verdicts.alert.tolist(),
-            verdicts.phase.tolist(), strict=True,
-        )  # fmt: skip
-        return [
-            TickScore(stream, ts, score, threshold, alert, PHASES[phase], said.get(i, nothing))
-            for i, (stream, ts, score, alert, phase) in enumerate(rows)
-        ]
+            because = said[i] if i in said else reasons(scored, i)
+            phase = PHASES[verdicts.phase[i]]
+            scores[i] = replace(scores[i], alert=i in said, phase=phase, reasons=tuple(because))
+        return scores
 
     def _last(self, scored: Scored, kept: list[int]) -> list[LastTick]:
         names = scored.ticks.stream

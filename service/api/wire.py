@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from operator import attrgetter
 from typing import Annotated, Literal, TypeVar
 
 import msgspec
@@ -70,9 +71,9 @@ class TickScore(msgspec.Struct, frozen=True, gc=False):
     ts: int
     score: float
     threshold: float
-    alert: bool
-    phase: str
-    reasons: list[Reason]
+    alert: bool = False
+    phase: Literal["none", "opened", "updated"] = "none"
+    reasons: tuple[Reason, ...] = ()
 
 
 class ScoreAnswer(msgspec.Struct, frozen=True):
@@ -181,6 +182,7 @@ T = TypeVar("T")
 _score_request = msgspec.json.Decoder(ScoreRequest)
 _ticks_request = msgspec.json.Decoder(TicksRequest)
 _tick = msgspec.json.Decoder(Tick)
+_stream_of, _ts_of = attrgetter("stream"), attrgetter("ts")
 _state_line = msgspec.json.Decoder(_StateLine)
 
 
@@ -233,19 +235,22 @@ def _check_count(n: int, most: int) -> None:
 
 
 def _complete(ticks: list[Tick], stream: str | None) -> None:
-    for i, tick in enumerate(ticks):
-        if tick.stream != stream or stream is None:
-            if tick.stream is None:
-                if stream is None:
-                    raise invalid(f"ticks[{i}].stream", "is missing")
-                tick.stream = stream
-            elif stream is not None:
+    named = set(map(_stream_of, ticks))
+    if stream is None and None in named:
+        i = next(i for i, tick in enumerate(ticks) if tick.stream is None)
+        raise invalid(f"ticks[{i}].stream", "is missing")
+    if stream is not None and named != {stream}:
+        for i, tick in enumerate(ticks):
+            if tick.stream not in (None, stream):
                 raise invalid(f"ticks[{i}].stream", f"is not {stream!r}, the stream of the path")
-        if tick.ts.__class__ is str:
-            try:
-                tick.ts = parse_ts(tick.ts)  # type: ignore[arg-type]
-            except ValueError as error:
-                raise invalid(f"ticks[{i}].ts", str(error)) from error
+            tick.stream = stream
+    if str in set(map(type, map(_ts_of, ticks))):
+        for i, tick in enumerate(ticks):
+            if isinstance(tick.ts, str):
+                try:
+                    tick.ts = parse_ts(tick.ts)
+                except ValueError as error:
+                    raise invalid(f"ticks[{i}].ts", str(error)) from error
 
 
 def _read_lines(body: bytes, most: int) -> ScoreRequest:
