@@ -1,4 +1,4 @@
-"""The command line: `tickwatch run | worker | replay | train | topics | plot`."""
+"""The command line: `tickwatch run | worker | serve | replay | score | train | topics | keys | plot`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import time
+from datetime import datetime, timezone
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -141,6 +142,65 @@ def worker(
         model, alert_budget, commit_interval_ms, scores, stream_idle_hours, max_streams, fresh, host, port
     )
     consume(options, _reach(kafka))
+
+
+@app.command()
+def serve(
+    model: settings.Model = "gru",
+    alert_budget: settings.AlertBudget = 20.0,
+    data_dir: settings.DataDir = Path("tickwatch-data"),
+    fresh: settings.Fresh = False,
+    host: settings.Host = "127.0.0.1",
+    port: settings.ServePort = 8000,
+    keys_file: settings.KeysFile = None,
+    state_key_file: settings.StateKeyFile = None,
+    tls_cert_file: settings.TlsCertFile = None,
+    tls_key_file: settings.TlsKeyFile = None,
+    linger_ms: settings.LingerMs = 0.0,
+    queue_ticks: settings.QueueTicks = 50_000,
+    deadline_ms: settings.DeadlineMs = 10_000,
+    max_body_bytes: settings.MaxBodyBytes = 8 * 2**20,
+    max_request_ticks: settings.MaxRequestTicks = 10_000,
+    streams_per_key: settings.StreamsPerKey = 100_000,
+) -> None:
+    """Score ticks over HTTP, with state that the client carries or that is kept here."""
+    from service.api.app import Limits  # noqa: PLC0415
+    from service.api.serve import Options  # noqa: PLC0415
+    from service.api.serve import serve as serve_http  # noqa: PLC0415
+
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+    logging.getLogger("tickwatch").setLevel(logging.INFO)
+    limits = Limits(max_body_bytes, max_request_ticks, deadline_ms, streams_per_key)
+    options = Options(
+        *(model, alert_budget, data_dir, fresh, host, port, keys_file, state_key_file, tls_cert_file, tls_key_file),
+        *(linger_ms, queue_ticks, limits),
+    )
+    serve_http(options)
+
+
+keys = typer.Typer(help="The API keys of `tickwatch serve`.", no_args_is_help=True)
+app.add_typer(keys, name="keys")
+
+
+@keys.callback()
+def _keys() -> None:
+    pass  # keeps `create` a command of its own
+
+
+@keys.command("create")
+def create_key(
+    keys_file: settings.NewKeysFile,
+    scopes: settings.Scopes = "score,read",
+    prefix: settings.Prefix = "",
+    days: settings.Days = 365,
+) -> None:
+    """Add a key to the file and print it, this once. Remove its line to withdraw it; a server sees both within a second."""
+    from service.api.keys import create, parse_scopes  # noqa: PLC0415
+
+    key, text = create(keys_file, parse_scopes(scopes), prefix, days, datetime.now(timezone.utc))
+    until = f", until {key.not_after:%Y-%m-%d}" if key.not_after else ""
+    errors.print(f"key {key.id} may {', '.join(key.scopes)} streams {key.prefix + '*'!r}{until}", highlight=False)
+    typer.echo(text)
 
 
 topics = typer.Typer(help="The Kafka topics that a worker needs.", no_args_is_help=True)

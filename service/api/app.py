@@ -13,7 +13,6 @@ import msgspec
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from prometheus_client.exposition import choose_encoder
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import StreamingResponse
 
@@ -89,14 +88,12 @@ def answer(body: object) -> Response:
 
 
 def build(parts: Parts) -> FastAPI:
-    """The application; its lifespan is that of the scoring thread."""
+    """The application; at the end of its lifespan the last commit is done."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        parts.desk.on_alerts = parts.feed.wake
-        parts.desk.start(asyncio.get_running_loop())
         yield
-        await run_in_threadpool(parts.desk.close)
+        await parts.desk.close()
 
     app = FastAPI(
         title="tickwatch",
@@ -110,9 +107,10 @@ def build(parts: Parts) -> FastAPI:
         default_response_class=Response,
     )
     app.add_exception_handler(Problem, lambda request, error: respond(error))
-    app.add_exception_handler(HTTPException, lambda request, error: routing_problem(request, error))
+    app.add_exception_handler(HTTPException, routing_problem)
     app.add_exception_handler(RequestValidationError, lambda request, error: validation_problem(error))
     app.add_exception_handler(Exception, lambda request, error: respond(error))
+    parts.desk.on_alerts = parts.feed.wake
     _scoring(app, parts)
     _streams(app, parts)
     _alerts(app, parts)
@@ -298,7 +296,7 @@ def _service(app: FastAPI, parts: Parts) -> None:
 
     @app.get("/openapi.json", operation_id="openapi", tags=["service"])
     async def openapi() -> Response:
-        """This description."""
+        """Describes all of this."""
         return answer(document)
 
     @app.get("/docs", operation_id="docs", tags=["service"])

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import accumulate, repeat
 from typing import NamedTuple
 
@@ -36,8 +36,7 @@ to_json = msgspec.json.Encoder().encode
 class Job:
     """A request that waits to be scored, and then its outcome: the answer's bytes or a problem.
 
-    Without `stream` the state came with the request, as `held`. `claim` belongs to whoever takes it first: the scoring thread,
-    or the request's own coroutine when it gives up.
+    Without `stream` the state came with the request, as `held`; `names` are then the streams whose state is answered.
     """
 
     ticks: list[Tick]
@@ -45,12 +44,17 @@ class Job:
     deadline: float  # by the event loop's clock
     future: asyncio.Future[bytes | Problem]
     stream: str | None = None
-    names: list[str] = field(default_factory=list)  # of all streams whose state is to be answered
+    names: list[str] = field(default_factory=list)
     held: PartitionState | None = None
     key: str = ""
     remove: bool = False
-    claim: threading.Lock = field(default_factory=threading.Lock)
-    outcome: bytes | Problem | None = None
+    taken: bool = False  # it has been scored, if not yet answered
+    outcome: bytes | Problem = b""
+
+    def settle(self, outcome: bytes | Problem) -> None:
+        """Let the waiting coroutine go on, unless it was settled before."""
+        if not self.future.done():
+            self.future.set_result(outcome)
 
     def digest(self) -> bytes:
         """Tells requests with the same idempotency key apart."""
@@ -89,7 +93,7 @@ class Engine:
     """The scorer with the state of all streams. Partition 0 is what the store keeps; each other request is one of its own.
 
     No stream depends on the ticks of another one: the scorer must have been made without idle hours, which let the clocks
-    of streams meet. Used by one thread.
+    of streams meet. Used by one thread, and not by the one that runs a commit meanwhile.
     """
 
     def __init__(
@@ -108,18 +112,14 @@ class Engine:
         self._scorer.streams.clear()
         self._scorer.streams.load(self.store.restore())
 
-    def remove(self, job: Job) -> None:
-        """Forget a stream. Raises TickwatchError when that can't be made durable."""
-        stream = job.stream or ""
-        if stream not in self.store.ticks:
-            job.outcome = unknown(stream)
-            return
-        self.store.remove(stream)
-        self._scorer.streams.remove(0, [stream])
-        job.outcome = b""
+    def score(self, jobs: list[Job]) -> Callable[[], None] | None:
+        """Give every job its outcome; returns the commit, which must succeed before those with a stream are answered.
 
-    def score(self, jobs: list[Job]) -> None:
-        """Give every job its outcome. After an exception the caller restores: nothing was kept of the batch."""
+        A removal comes alone. After an exception, here or in the commit, the caller restores.
+        """
+        self.scored = None
+        if jobs[0].remove:
+            return self._remove(jobs[0])
         plan = _Plan()
         for number, job in enumerate(jobs, 1):
             try:
@@ -131,10 +131,19 @@ class Engine:
                     plan.entries.append(_Entry(job, number, plan.add(job.ticks, number)))
             except Problem as problem:
                 job.outcome = problem
-        self._answer(plan)
+        commit = self._answer(plan)
         for retry, first in plan.repeats:
             same = isinstance(first.outcome, Problem) or first.digest() == retry.digest()
             retry.outcome = first.outcome if same else _reused(retry.key)
+        return commit
+
+    def _remove(self, job: Job) -> Callable[[], None] | None:
+        stream = job.stream or ""
+        if stream not in self.store.ticks:
+            job.outcome = unknown(stream)
+            return None
+        self._scorer.streams.remove(0, [stream])
+        return partial(self.store.remove, stream)
 
     def _plan_kept(self, plan: _Plan, job: Job, stream: str) -> None:
         if job.key:
@@ -178,7 +187,7 @@ class Engine:
             place = plan.identities[stream, identity] = plan.add([tick], 0).start
         return place
 
-    def _answer(self, plan: _Plan) -> None:
+    def _answer(self, plan: _Plan) -> Callable[[], None] | None:
         model, threshold = self._scorer.model.id, self._scorer.threshold
         scored = self.scored = self._scorer.score(self._columns(plan))
         found = alerts(scored, SOURCE, model, threshold)
@@ -197,12 +206,13 @@ class Engine:
             if job.key:
                 changes.answers.append(Answered(job.stream, job.key, job.digest(), job.outcome))
         kept = np.flatnonzero(scored.ticks.partition == 0).tolist()
-        if kept or changes.answers:
-            changes.verdicts += [(name, identity, to_json(scores[i])) for (name, identity), i in plan.identities.items()]
-            changes.streams += self._last(scored, kept)
-            events = [cloud_event(alert) for alert in found if alert.partition == 0]
-            checkpoint = Checkpoint({0: self.store.next + len(kept)}, self._scorer.streams.changed(), events)
-            self.store.commit(checkpoint, changes)
+        if not kept and not changes.answers:
+            return None
+        changes.verdicts += [(name, identity, to_json(scores[i])) for (name, identity), i in plan.identities.items()]
+        changes.streams += self._last(scored, kept)
+        events = [cloud_event(alert) for alert in found if alert.partition == 0]
+        checkpoint = Checkpoint({0: self.store.next + len(kept)}, self._scorer.streams.changed(), events)
+        return partial(self.store.commit, checkpoint, changes)
 
     def _sealed(self, plan: _Plan) -> Iterator[str]:
         """The states to answer, in order; their rows are forgotten here."""

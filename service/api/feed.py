@@ -64,7 +64,7 @@ class Feed:
         if wanted.stream is not None:
             wanted.caller.require(wanted.stream, "stream")
         rows, until, more = self._store.alerts(wanted.caller.prefix, after, wanted.stream)
-        chosen = []
+        chosen: list[tuple[int, bytes]] = []
         for number, value in rows:
             data = _event.decode(value).data
             if data.score >= wanted.min_score and wanted.phase in (None, data.phase):

@@ -9,9 +9,9 @@ import os
 import secrets
 import time
 from collections.abc import Callable
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import msgspec
 
@@ -48,6 +48,14 @@ class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 ANYONE = Key("loopback0000", "0" * 64, ["score", "read", "admin"])  # where no keys are configured
+
+
+def parse_scopes(text: str) -> list[Scope]:
+    """The scopes in a list with commas. Raises TickwatchError."""
+    try:
+        return msgspec.convert([part.strip() for part in text.split(",")], Annotated[list[Scope], msgspec.Meta(min_length=1)])
+    except msgspec.ValidationError as error:
+        raise TickwatchError(f"--scopes {text}: give some of {', '.join(get_args(Scope))}, with commas") from error
 
 
 def create(path: Path, scopes: list[Scope], prefix: str, days: int, now: datetime) -> tuple[Key, str]:
@@ -130,7 +138,7 @@ class Keys:
             self._keys = parse(self._path)
             LOG.info("%d API keys are in force", len(self._keys))
         except TickwatchError as error:
-            LOG.error("%s; the keys read before stay in force", error)
+            LOG.error("%s; the keys read before stay in force", error)  # noqa: TRY400  (a sentence needs no traceback)
 
     def _mark(self) -> tuple[int, int, int] | None:
         try:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import ipaddress
 import logging
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import uvicorn
@@ -47,9 +48,9 @@ class Options:
     state_key_file: Path | None = None
     tls_cert_file: Path | None = None
     tls_key_file: Path | None = None
-    linger_ms: float = 1.0
+    linger_ms: float = 0.0
     queue_ticks: int = 50_000
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
 
 
 def serve(options: Options) -> None:
@@ -77,6 +78,8 @@ def serve(options: Options) -> None:
             )
         if options.state_key_file is None:
             LOG.warning("states of POST /v1/score are good for this process only (--state-key-file makes them last)")
+        gc.collect()
+        gc.freeze()  # what is there by now stays, and need not be looked through again and again
         server.run(sockets=[listening])
     finally:
         listening.close()

@@ -55,14 +55,14 @@ class Shell:
 
         # routes see the path undecoded: the name of a stream may hold a slash, %2F
         path = (scope.get("raw_path") or quote(scope["path"]).encode()).decode("ascii", "replace")
-        inner = scope | {"path": path}
+        inner: Scope = {**scope, "path": path}
         try:
             if self._only_local and not self._is_local(scope):
                 await respond(_misdirected())(inner, receive, headed)
             else:
                 await self._app(inner, receive, headed)
-        except Exception as error:  # noqa: BLE001  (its text may hold anything and must not leave the service)
-            LOG.error("a request failed", exc_info=error)
+        except Exception as error:
+            LOG.exception("a request failed")  # here, for its text must not leave the service
             if not status:
                 await respond(error)(inner, receive, headed)
         finally:
