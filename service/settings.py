@@ -74,7 +74,9 @@ Seed = Annotated[int, _option("--seed", "Seed of every random choice.")]
 ServePort = Annotated[int, _option("--port", "Port to listen on; 0 takes a free one.", min=0, max=65535)]
 KeysFile = Annotated[
     Path | None,
-    _option("--keys-file", "File of API keys, made by `tickwatch keys create`; without it only this machine may connect."),
+    _option(
+        "--keys-file", "File of API keys, made by `tickwatch keys create`; without it only this machine may connect."
+    ),
 ]
 StateKeyFile = Annotated[
     Path | None,

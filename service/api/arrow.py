@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import pyarrow as pa
@@ -20,9 +21,12 @@ ALLOWED = {
     **dict.fromkeys(NUMBERS, _NUMBER),
 }
 
+# what arrow and the walk through its metadata raise at bytes that are no stream
+BROKEN = (pa.ArrowException, OSError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError, struct.error)
+
 
 def read_arrow(body: bytes, most: int) -> tuple[pa.Table, str | None]:
-    """(the wanted columns of at most `most` + 1 rows, the state in the schema's metadata). Raises TickwatchError, ArrowException."""
+    """(the wanted columns of at most `most` rows, the state in the schema's metadata). Raises TickwatchError or BROKEN."""
     _refuse_compression(body)
     with pa.ipc.open_stream(pa.py_buffer(body)) as reader:
         schema = reader.schema

@@ -113,7 +113,7 @@ class Desk:
         self._due = False
         jobs = self._next()
         if jobs:
-            commit = self._score(jobs)
+            jobs, commit = self._score(jobs)
             for job in jobs:
                 if commit is None or job.stream is None:
                     job.settle(job.outcome)
@@ -131,8 +131,8 @@ class Desk:
         kept = _take(self._kept, BATCH_TICKS) if idle else []
         return kept if kept and kept[0].remove else kept + _take(self._passing, BATCH_TICKS)
 
-    def _score(self, jobs: list[Job]) -> Callable[[], None] | None:
-        """Give every job its outcome, or put it off; returns what to do on the disk before the kept streams' jobs may have it."""
+    def _score(self, jobs: list[Job]) -> tuple[list[Job], Callable[[], None] | None]:
+        """(the jobs that have an outcome now, what to do on the disk before those of kept streams may have it)."""
         began = time.monotonic()
         try:
             if not self.healthy:
@@ -144,13 +144,13 @@ class Desk:
             if len(jobs) > 1 and not isinstance(error, TickwatchError):
                 LOG.warning("a batch of %d requests failed; they are scored one by one", len(jobs))
                 self._alone.extend(jobs)
-            else:
-                _fail(jobs, error)
-            return None
+                return [], None
+            _fail(jobs, error)
+            return jobs, None
         for job in jobs:
             job.taken = True
         self._count(jobs, time.monotonic() - began)
-        return commit
+        return jobs, commit
 
     async def _commit(self, commit: Callable[[], None], jobs: list[Job]) -> None:
         began, newest = time.monotonic(), self._engine.store.newest_alert
@@ -214,7 +214,9 @@ def _fail(jobs: list[Job], error: Exception) -> None:
 
 def _busy(waiting: int) -> Problem:
     detail = f"{waiting} ticks wait to be scored."
-    return Problem("busy", detail, "Wait as long as Retry-After says, then send it again.", headers={"Retry-After": "1"})
+    return Problem(
+        "busy", detail, "Wait as long as Retry-After says, then send it again.", headers={"Retry-After": "1"}
+    )
 
 
 def _late(*, taken: bool) -> Problem:

@@ -16,7 +16,7 @@ import numpy as np
 from msgspec.structs import astuple, replace
 
 from service.alerts import Reason, alerts, cloud_event, reasons
-from service.api.problems import Problem
+from service.api.problems import Problem, internal
 from service.api.store import Answered, Changes, LastTick, Store
 from service.api.token import Seal
 from service.api.wire import ScoreAnswer, Tick, TicksAnswer, TickScore
@@ -49,12 +49,12 @@ class Job:
     key: str = ""
     remove: bool = False
     taken: bool = False  # it has been scored, if not yet answered
-    outcome: bytes | Problem = b""
+    outcome: bytes | Problem | None = None
 
-    def settle(self, outcome: bytes | Problem) -> None:
+    def settle(self, outcome: bytes | Problem | None) -> None:
         """Let the waiting coroutine go on, unless it was settled before."""
         if not self.future.done():
-            self.future.set_result(outcome)
+            self.future.set_result(internal() if outcome is None else outcome)
 
     def digest(self) -> bytes:
         """Tells requests with the same idempotency key apart."""
@@ -143,6 +143,7 @@ class Engine:
             job.outcome = unknown(stream)
             return None
         self._scorer.streams.remove(0, [stream])
+        job.outcome = b""
         return partial(self.store.remove, stream)
 
     def _plan_kept(self, plan: _Plan, job: Job, stream: str) -> None:
@@ -224,7 +225,10 @@ class Engine:
         streams.drop(*(partition for partition, _ in wanted))
         ends = accumulate(len(names) for _, names in wanted)
         return iter(
-            [self._seal.close(names, rows[end - len(names) : end]) for end, (_, names) in zip(ends, wanted, strict=True)]
+            [
+                self._seal.close(names, rows[end - len(names) : end])
+                for end, (_, names) in zip(ends, wanted, strict=True)
+            ]
         )
 
     def _columns(self, plan: _Plan) -> Ticks:

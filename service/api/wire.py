@@ -8,11 +8,10 @@ from typing import Annotated, Literal, TypeVar
 
 import msgspec
 import numpy as np
-import pyarrow as pa
 from msgspec import Meta
 
 from service.alerts import Alert, Reason
-from service.api.arrow import read_arrow
+from service.api.arrow import BROKEN, read_arrow
 from service.api.problems import Problem
 from service.columns import to_ticks
 from service.errors import TickwatchError
@@ -270,7 +269,7 @@ def _read_arrow(body: bytes, most: int, stream: str | None) -> ScoreRequest:
         n = table.num_rows
         columns = {name: table.column(name).combine_chunks() for name in table.column_names}
         ticks, rejects = to_ticks(columns, np.arange(n), stream or "")
-    except (TickwatchError, pa.ArrowException, ValueError) as error:
+    except (TickwatchError, *BROKEN) as error:
         raise invalid("", f"Arrow: {error}") from error
     if rejects:
         raise invalid(f"ticks[{rejects[0].offset}]", rejects[0].reason)
