@@ -249,7 +249,10 @@ def _alerts(app: FastAPI, parts: Parts) -> None:
     async def follow_alerts(
         request: Request, stream: StreamFilter = None, phase: Phase = None, min_score: MinScore = 0.0
     ) -> Response:
-        """New alerts as they arise, as Server-Sent Events; `Last-Event-ID` resumes behind that one."""
+        """New alerts as they arise, as Server-Sent Events; `Last-Event-ID` resumes behind that one.
+
+        Without `Accept: text/event-stream` it ends with those that are there.
+        """
         caller = parts.caller(request, "read")
         last = request.headers.get("last-event-id")
         if last is not None and not (last.isascii() and last.isdigit() and len(last) < 19):
@@ -259,14 +262,12 @@ def _alerts(app: FastAPI, parts: Parts) -> None:
         def allowed() -> bool:
             return not parts.leaving() and parts.caller(request, "read") == caller
 
-        events = parts.feed.follow(Wanted(caller, stream, phase, min_score), after, allowed)
+        forever = "text/event-stream" in request.headers.get("accept", "")
+        events = parts.feed.follow(Wanted(caller, stream, phase, min_score), after, allowed, forever=forever)
         return StreamingResponse(events, media_type="text/event-stream")
 
 
 def _service(app: FastAPI, parts: Parts) -> None:
-    document = msgspec.json.encode(documents.openapi(app, parts.limits))
-    page = documents.page(msgspec.json.decode(document))
-
     @app.get("/v1/models", operation_id="list_models", tags=["service"])
     async def list_models(request: Request) -> Response:
         """The model in use."""
@@ -303,3 +304,6 @@ def _service(app: FastAPI, parts: Parts) -> None:
     async def docs() -> Response:
         """The same as a page."""
         return Response(page, media_type="text/html")
+
+    described = documents.openapi(app, parts.limits, secured=parts.keys.secured)
+    document, page = msgspec.json.encode(described), documents.page(described)

@@ -24,6 +24,7 @@ from service.metrics import Metrics
 LOG = logging.getLogger("tickwatch")
 BATCH_TICKS = 10_000
 ATTEND_SECONDS = 0.25  # between two looks whether the client is still there
+STALLED_SECONDS = 30.0  # that a commit may take
 SHARE = 2  # the requests of one tenant fill at most this part of the queue: 1 / SHARE
 
 
@@ -91,13 +92,17 @@ class Desk:
         return outcome
 
     async def _attend(self, job: Job, gone: Callable[[], Awaitable[bool]]) -> None:
-        """Give the job up when its deadline passes or nobody waits for it any more; one that is being committed goes on."""
+        """Give the job up when its deadline passes or its client leaves; one that is being committed is answered anyway."""
         loop = asyncio.get_running_loop()
         while not job.future.done():
-            if loop.time() >= job.deadline or (not job.taken and await gone()):
-                job.settle(_late(taken=job.taken))
-                return
-            await asyncio.sleep(min(ATTEND_SECONDS, max(0.001, job.deadline - loop.time())))
+            if job.taken:
+                if loop.time() >= job.deadline + STALLED_SECONDS:
+                    job.settle(_stalled())
+            elif loop.time() >= job.deadline or await gone():
+                job.settle(_late())
+            await asyncio.sleep(
+                ATTEND_SECONDS if job.taken else min(ATTEND_SECONDS, max(0.001, job.deadline - loop.time()))
+            )
 
     def _schedule(self, seconds: float) -> None:
         if not self._due:
@@ -194,7 +199,7 @@ def _take(jobs: deque[Job], most: int) -> list[Job]:
     while jobs and n < most and not (taken and (jobs[0].remove or taken[-1].remove)):
         job = jobs.popleft()
         if job.deadline <= now:
-            job.settle(_late(taken=False))
+            job.settle(_late())
         if not job.future.done():
             taken.append(job)
             n += max(1, len(job.ticks))
@@ -219,9 +224,12 @@ def _busy(waiting: int) -> Problem:
     )
 
 
-def _late(*, taken: bool) -> Problem:
-    if taken:
-        detail, remedy = "They may still be.", "Repeat it with the same Idempotency-Key to learn the outcome."
-    else:
-        detail, remedy = "They were dropped and changed nothing.", "Send it again, or give it a later deadline."
-    return Problem("deadline", f"The ticks were not scored in time. {detail}", remedy, "Deadline-Ms")
+def _late() -> Problem:
+    detail = "The deadline passed. The ticks were dropped and changed nothing."
+    remedy = "Wait as long as Retry-After says, then send it again, or give it a later deadline."
+    return Problem("deadline", detail, remedy, "Deadline-Ms", {"Retry-After": "1"})
+
+
+def _stalled() -> Problem:
+    detail = "The ticks were scored, but whether that became durable is not known yet."
+    return Problem("stalled", detail, "Repeat the request with the same Idempotency-Key to learn it.")

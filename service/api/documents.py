@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from html import escape
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 
 REFERENCES = "#/components/schemas/{name}"
 TICK = {"ts": 1_700_000_000_000_000_000, "price": 189.98, "size": 100.0, "bid": 189.97, "ask": 189.99}
+EXAMPLES = {"Tick": {"examples": [{"payload": {"stream": "AAPL"} | TICK}]}}
 ANSWERS = {
     "score": wire.ScoreAnswer,
     "send_ticks": wire.TicksAnswer,
@@ -84,6 +88,8 @@ def schemas(reference: str = REFERENCES) -> dict[str, Any]:
     types = [wire.ScoreRequest, wire.TicksRequest, wire.AlertEvent, ProblemDetails, *ANSWERS.values()]
     _, found = msgspec.json.schema_components(types, ref_template=reference)
     kept = found["Tick"]
+    for name in ("ts", "seq"):
+        kept["properties"][name]["anyOf"] = [c for c in kept["properties"][name]["anyOf"] if c.get("type") != "number"]
     found["StreamTick"] = kept | {
         "title": "StreamTick",
         "properties": {name: what for name, what in kept["properties"].items() if name != "stream"},
@@ -100,8 +106,8 @@ def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
     return dict(only)
 
 
-def openapi(app: FastAPI, limits: Limits) -> dict[str, Any]:
-    """The OpenAPI document of the application's routes."""
+def openapi(app: FastAPI, limits: Limits, *, secured: bool) -> dict[str, Any]:
+    """The OpenAPI document of the application's routes; `secured` where keys are needed."""
     document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     document["openapi"] = "3.1.0"
     document["servers"] = [{"url": "/"}]
@@ -113,12 +119,12 @@ def openapi(app: FastAPI, limits: Limits) -> dict[str, Any]:
         document["components"]["schemas"][name]["properties"]["ticks"]["maxItems"] = limits.request_ticks
     for path, operations in document["paths"].items():
         for operation in operations.values():
-            _complete(operation, path)
+            _complete(operation, path, secured=secured)
     _link(document["paths"])
     return document
 
 
-def _complete(operation: dict[str, Any], path: str) -> None:
+def _complete(operation: dict[str, Any], path: str, *, secured: bool) -> None:
     name = operation["operationId"]
     operation["responses"] = {str(status): _problem(status) for status in sorted(PROBLEMS[name])}
     if name in ANSWERS:
@@ -127,7 +133,7 @@ def _complete(operation: dict[str, Any], path: str) -> None:
         operation["responses"]["200"] = _success({OTHER_ANSWERS[name]: {}})
     else:
         operation["responses"]["204"] = {"description": "done"}
-    if 401 in PROBLEMS[name]:
+    if secured and 401 in PROBLEMS[name]:
         operation["security"] = [{"key": []}]
     operation["parameters"] = operation.get("parameters", []) + HEADERS.get(name, [])
     if "{stream}" in path:
@@ -161,10 +167,14 @@ def _body(name: str, tick: str, example: dict[str, Any]) -> dict[str, Any]:
         "required": True,
         "content": {
             wire.JSON: _reference(name) | {"example": example},
-            wire.NDJSON: {"schema": {"type": "string", "description": lines}},
+            wire.NDJSON: {"schema": {"type": "string", "description": lines}, "example": _lines(example["ticks"])},
             wire.ARROW: {"schema": {"type": "string", "format": "binary", "description": columns}},
         },
     }
+
+
+def _lines(ticks: list[dict[str, Any]]) -> str:
+    return "\n".join(msgspec.json.encode(tick).decode() for tick in ticks)
 
 
 def _link(paths: dict[str, Any]) -> None:
@@ -206,7 +216,7 @@ def asyncapi() -> dict[str, Any]:
         },
         "components": {
             "messages": {
-                name: {"summary": text, "payload": {"$ref": REFERENCES.format(name=name)}}
+                name: {"summary": text, "payload": {"$ref": REFERENCES.format(name=name)}, **EXAMPLES.get(name, {})}
                 for _, name, text in topics.values()
             },
             "schemas": {name: found[name] for name in wanted},
@@ -239,3 +249,17 @@ def page(document: dict[str, Any]) -> bytes:
 
 
 _STYLE = "body{font:1rem/1.5 sans-serif;max-width:50rem;margin:2rem auto}td{padding:0 1rem 0 0}pre{overflow:auto}"
+
+
+def openapi_of_defaults() -> dict[str, Any]:
+    """The OpenAPI document of a service with keys and the limits that are usual."""
+    from service.api.app import Limits, Parts, build  # noqa: PLC0415  (app imports this file)
+
+    nobody: Any = SimpleNamespace(secured=True, on_alerts=None, wake=None)
+    parts = Parts(*[nobody] * 7, Limits(), time.time, lambda: False)
+    return openapi(build(parts), Limits(), secured=True)
+
+
+if __name__ == "__main__":  # python -m service.api.documents openapi > docs/openapi.json
+    found = {"openapi": openapi_of_defaults, "asyncapi": asyncapi}[sys.argv[1]]()
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(found), indent=1).decode() + "\n")

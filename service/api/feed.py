@@ -73,16 +73,18 @@ class Feed:
                 chosen.append((number, value))
         return chosen, until, more
 
-    def follow(self, wanted: Wanted, after: int, allowed: Callable[[], bool]) -> AsyncIterator[bytes]:
-        """Events behind the id `after`, for as long as `allowed` says so. Raises Problem at once if there are too many."""
+    def follow(self, wanted: Wanted, after: int, allowed: Callable[[], bool], *, forever: bool) -> AsyncIterator[bytes]:
+        """Events behind the id `after`, for as long as `allowed` says so, or those there are. Raises Problem if many follow."""
         if wanted.stream is not None:
             wanted.caller.require(wanted.stream, "stream")
         if self._followers >= FOLLOWERS:
             detail = f"{self._followers} clients follow the alerts already."
             raise Problem("busy", detail, "Try again later, or ask GET /v1/alerts.", headers={"Retry-After": "5"})
-        return self._events(wanted, after, allowed)
+        return self._events(wanted, after, allowed, forever=forever)
 
-    async def _events(self, wanted: Wanted, after: int, allowed: Callable[[], bool]) -> AsyncIterator[bytes]:
+    async def _events(
+        self, wanted: Wanted, after: int, allowed: Callable[[], bool], *, forever: bool
+    ) -> AsyncIterator[bytes]:
         self._followers += 1
         try:
             yield b"retry: 1000\n\n"
@@ -95,6 +97,8 @@ class Feed:
                     said = time.monotonic()
                 if more:
                     continue
+                if not forever:
+                    return
                 try:
                     await asyncio.wait_for(news.wait(), LOOK_SECONDS)
                 except TimeoutError:

@@ -100,6 +100,7 @@ class Keys:
     """The keys in force. Without a file everyone on this machine may do everything."""
 
     def __init__(self, path: Path | None, clock: Callable[[], float] = time.time) -> None:
+        self.secured = path is not None
         self._path = path
         self._clock = clock
         self._keys = {} if path is None else parse(path)

@@ -34,12 +34,13 @@ KINDS = {
     "media-type": Kind(415, "The body has a type that is not understood"),
     "misdirected": Kind(421, "The request was meant for another host"),
     "invalid": Kind(422, "The request does not say what it must"),
-    "key-reused": Kind(422, "The idempotency key belongs to another request"),
+    "key-reused": Kind(409, "The idempotency key belongs to another request"),
     "busy": Kind(429, "Too much is waiting already"),
+    "deadline": Kind(429, "Too much was waiting to score the ticks before their deadline"),
     "headers-too-large": Kind(431, "The headers are too large"),
     "internal": Kind(500, "The service failed"),
     "unavailable": Kind(503, "The service cannot do this now"),
-    "deadline": Kind(504, "The deadline passed before the ticks were scored"),
+    "stalled": Kind(504, "The result could not be made durable in time"),
 }
 
 

@@ -26,6 +26,7 @@ from service.api.token import Seal, read_secret
 from service.api.wire import ModelInfo, ModelsAnswer
 from service.autoencoder import find, load
 from service.errors import TickwatchError
+from service.logs.sqlite import locked
 from service.metrics import Metrics
 from service.scorer import Scorer, warm_up
 
@@ -163,7 +164,10 @@ def _config(options: Options, app: ASGIApp) -> uvicorn.Config:
 
 def set_aside(path: Path) -> None:
     """Keep the file under another name: starting afresh must not cost anyone their alerts."""
-    for suffix in ("", "-wal", "-shm"):
-        last = path.with_name(path.name + suffix)
-        if last.exists():
-            last.replace(path.with_name("previous-" + path.name + suffix))
+    if not path.exists():
+        return
+    with locked(path):
+        for suffix in ("", "-wal", "-shm"):
+            last = path.with_name(path.name + suffix)
+            if last.exists():
+                last.replace(path.with_name("previous-" + path.name + suffix))

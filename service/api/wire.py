@@ -25,18 +25,20 @@ _DAY = r"(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|(?:0[469]|11)-(?:0[1-9
 _TIME = r"(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:[.][0-9]{1,9})?(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])?"
 ISO_8601 = f"^(?:{_YEAR}-{_DAY}|{_LEAP}-02-29)T{_TIME}$"
 
+MAX_SEQ = 2**63 - 1
 Stream = Annotated[str, Meta(min_length=1, max_length=MAX_STREAM_LENGTH, description="name of the stream")]
 Nanoseconds = Annotated[int, Meta(ge=0, le=MAX_TS, description="nanoseconds since 1970")]
+Whole = Annotated[float, Meta(ge=0, le=2**63)]  # to JSON 1.0 is an integer; see _complete
 IsoTime = Annotated[str, Meta(pattern=ISO_8601, description="ISO 8601; without a zone it is UTC")]
 Number = Annotated[float, Meta(ge=-MAX_MAGNITUDE, le=MAX_MAGNITUDE)]
 Size = Annotated[float, Meta(ge=0, le=MAX_MAGNITUDE)]
-Sequence = Annotated[int, Meta(ge=0, le=2**63 - 1, description="the feed's own number of the tick in its stream")]
+Sequence = Annotated[int, Meta(ge=0, le=MAX_SEQ, description="the feed's own number of the tick in its stream")]
 
 
 class Tick(msgspec.Struct, gc=False):
     """One tick. Fields it does not know are ignored, so that a feed may say more than is read."""
 
-    ts: Nanoseconds | IsoTime
+    ts: Nanoseconds | Whole | IsoTime
     price: Number
     stream: Stream | None = None
     size: Size | None = None
@@ -44,7 +46,7 @@ class Tick(msgspec.Struct, gc=False):
     ask: Number | None = None
     bid_size: Size | None = None
     ask_size: Size | None = None
-    seq: Sequence | None = None
+    seq: Sequence | Whole | None = None
 
 
 class ScoreRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -181,7 +183,7 @@ T = TypeVar("T")
 _score_request = msgspec.json.Decoder(ScoreRequest)
 _ticks_request = msgspec.json.Decoder(TicksRequest)
 _tick = msgspec.json.Decoder(Tick)
-_stream_of, _ts_of = attrgetter("stream"), attrgetter("ts")
+_stream_of, _ts_of, _seq_of = attrgetter("stream"), attrgetter("ts"), attrgetter("seq")
 _state_line = msgspec.json.Decoder(_StateLine)
 
 
@@ -243,13 +245,27 @@ def _complete(ticks: list[Tick], stream: str | None) -> None:
             if tick.stream not in (None, stream):
                 raise invalid(f"ticks[{i}].stream", f"is not {stream!r}, the stream of the path")
             tick.stream = stream
-    if str in set(map(type, map(_ts_of, ticks))):
+    if set(map(type, map(_ts_of, ticks))) != {int}:
         for i, tick in enumerate(ticks):
-            if isinstance(tick.ts, str):
-                try:
-                    tick.ts = parse_ts(tick.ts)
-                except ValueError as error:
-                    raise invalid(f"ticks[{i}].ts", str(error)) from error
+            tick.ts = _instant(tick.ts, f"ticks[{i}].ts")
+    if float in set(map(type, map(_seq_of, ticks))):
+        for i, tick in enumerate(ticks):
+            tick.seq = None if tick.seq is None else _whole(tick.seq, f"ticks[{i}].seq", MAX_SEQ)
+
+
+def _instant(ts: float | str, field: str) -> int:
+    if not isinstance(ts, str):
+        return _whole(ts, field, MAX_TS)
+    try:
+        return parse_ts(ts)
+    except ValueError as error:
+        raise invalid(field, str(error)) from error
+
+
+def _whole(number: float, field: str, most: int) -> int:
+    if number != int(number) or number > most:
+        raise invalid(field, f"{number!r} is no whole number up to {most}")
+    return int(number)
 
 
 def _read_lines(body: bytes, most: int) -> ScoreRequest:

@@ -42,7 +42,7 @@ class SqliteLog:
         self._path = path
         self._max_records = max_records
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(path)
+        self._lock = locked(path)
         self._db = sqlite3.connect(
             path, isolation_level=None, check_same_thread=False
         )  # opened here, used by one thread
@@ -69,7 +69,7 @@ class SqliteLog:
         if found != layout:
             raise TickwatchError(
                 f"log {self._path}: its state was written by model and layout {found}, this worker has {layout};"
-                " go on with that model, or start afresh (without --resume)"
+                " go on with that model, or start afresh (run: without --resume, serve: with --fresh)"
             )
 
     @contextmanager
@@ -165,7 +165,8 @@ class SqliteLog:
         self._lock.close()
 
 
-def _lock(path: Path) -> IO[bytes]:
+def locked(path: Path) -> IO[bytes]:
+    """Keeps other processes from a log until it is closed. Raises TickwatchError where one has it."""
     lock = path.with_name(path.name + ".lock").open("wb")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -222,7 +222,7 @@ def test_a_full_queue_says_when_to_come_back_and_recovers(tmp_path: Path) -> Non
 def test_a_request_whose_deadline_passes_in_the_queue_is_dropped(tmp_path: Path) -> None:
     with served(tmp_path, Options(linger_ms=100)) as client:
         late = client.post("/v1/streams/A/ticks", json={"ticks": [TICK]}, headers={"Deadline-Ms": "20"})
-        assert "changed nothing" in problem(late, 504)["detail"]
+        assert "changed nothing" in problem(late, 429)["detail"]
         assert client.get("/v1/streams").json()["streams"] == []
 
 

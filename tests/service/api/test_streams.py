@@ -113,7 +113,7 @@ def test_an_idempotency_key_does_not_cover_other_ticks(tmp_path: Path) -> None:
         send(client, part(0, 2), "k")
         send(client, part(0, 2), "k", stream="T")
         other = client.post("/v1/streams/S/ticks", json={"ticks": part(2, 3)}, headers={"Idempotency-Key": "k"})
-        assert other.status_code == 422
+        assert other.status_code == 409
         assert other.json()["type"] == "/docs#key-reused"
         assert send(client, part(2, 4), "l") == WHOLE[2:4]
 
