@@ -20,6 +20,7 @@ from service.errors import TickwatchError
 
 if TYPE_CHECKING:
     from service.connection import KafkaSettings
+    from service.logs import DeadLetter
 
 app = typer.Typer(
     name="tickwatch",
@@ -53,6 +54,23 @@ def _root(
         os.environ["TICKWATCH_DEBUG"] = "1"
 
 
+Files = Annotated[list[Path], typer.Argument(help="Parquet, CSV or JSON-lines files, or folders of them.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Parquet file to write.")]
+
+
+class Rejects:
+    """Counts the rows that could not be read, and tells the first of them."""
+
+    def __init__(self) -> None:
+        self.n = 0
+
+    def tell(self, path: Path, letter: DeadLetter) -> None:
+        """One more."""
+        self.n += 1
+        if self.n <= 5:
+            errors.print(f"{path}, row {letter.offset}: {letter.reason}", markup=False, highlight=False, soft_wrap=True)
+
+
 @app.command()
 def run(
     ticks: settings.Ticks = None,
@@ -82,8 +100,8 @@ def run(
 
 @app.command()
 def replay(
-    files: Annotated[list[Path], typer.Argument(help="Parquet, CSV or JSON-lines files, or folders of them.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Parquet file to write.")],
+    files: Files,
+    output: Output,
     model: settings.Model = "gru",
     alert_budget: settings.AlertBudget = 20.0,
     stream_idle_hours: settings.StreamIdleHours = 168.0,
@@ -92,29 +110,21 @@ def replay(
     """Score files of ticks offline, with the code that serves: one output row per input row, in input order."""
     from service.autoencoder import find, load  # noqa: PLC0415
     from service.files import count_ticks, tick_files  # noqa: PLC0415
-    from service.logs import DeadLetter  # noqa: PLC0415
     from service.replay import replay as score_files  # noqa: PLC0415
     from service.scorer import Scorer  # noqa: PLC0415
 
     paths = [path for file in files for path in tick_files(file)]
     scorer = Scorer(load(find(model)), alert_budget, stream_idle_hours)
-    rejects = 0
-
-    def rejected(path: Path, letter: DeadLetter) -> None:
-        nonlocal rejects
-        rejects += 1
-        if rejects <= 5:
-            errors.print(f"{path}, row {letter.offset}: {letter.reason}", markup=False, highlight=False, soft_wrap=True)
-
+    rejects = Rejects()
     began = time.monotonic()
     with _progress() as bar:
         task = bar.add_task("scoring", total=count_ticks(paths))
         rows, alerts = score_files(
-            paths, scorer, output, explain=explain, progress=lambda n: bar.advance(task, n), rejected=rejected
+            paths, scorer, output, explain=explain, progress=lambda n: bar.advance(task, n), rejected=rejects.tell
         )
     seconds = time.monotonic() - began
     typer.echo(
-        f"wrote {output}: rows={rows} alerts={alerts} rejected={rejects} model={scorer.model.id} seconds={seconds:.1f}"
+        f"wrote {output}: rows={rows} alerts={alerts} rejected={rejects.n} model={scorer.model.id} seconds={seconds:.1f}"
     )
 
 
@@ -176,6 +186,25 @@ def serve(
         *(linger_ms, queue_ticks, limits),
     )
     serve_http(options)
+
+
+@app.command()
+def score(
+    files: Files,
+    output: Output,
+    url: settings.Url = "http://127.0.0.1:8000",
+) -> None:
+    """Let a running `tickwatch serve` score files of ticks; the API key, if it needs one, comes from TICKWATCH_API_KEY."""
+    from service.ask import ask  # noqa: PLC0415
+    from service.client import Client  # noqa: PLC0415
+    from service.files import count_ticks, tick_files  # noqa: PLC0415
+
+    paths = [path for file in files for path in tick_files(file)]
+    rejects = Rejects()
+    with _progress() as bar, Client(url, os.environ.get("TICKWATCH_API_KEY", "")) as client:
+        task = bar.add_task("scoring", total=count_ticks(paths))
+        rows, alerts = ask(paths, client, output, progress=lambda n: bar.advance(task, n), rejected=rejects.tell)
+    typer.echo(f"wrote {output}: rows={rows} alerts={alerts} rejected={rejects.n}")
 
 
 keys = typer.Typer(help="The API keys of `tickwatch serve`.", no_args_is_help=True)

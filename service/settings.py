@@ -96,11 +96,12 @@ QueueTicks = Annotated[
 ]
 DeadlineMs = Annotated[
     int,
-    _option("--deadline-ms", "Milliseconds after which a request without Deadline-Ms is given up.", min=1, max=60_000),
+    _option("--deadline-ms", "Milliseconds after which a request without Deadline-Ms is given up.", min=1, max=99_999),
 ]
 MaxBodyBytes = Annotated[int, _option("--max-body-bytes", "Bytes of a request's body, as sent and as unpacked.", min=1)]
 MaxRequestTicks = Annotated[int, _option("--max-request-ticks", "Ticks of one request.", min=1)]
 StreamsPerKey = Annotated[int, _option("--streams-per-key", "Streams that are kept for one key's prefix.", min=1)]
+Url = Annotated[str, _option("--url", "Address of a running `tickwatch serve`.")]
 NewKeysFile = Annotated[Path, _option("--keys-file", "File to add the key to, made if absent.")]
 Scopes = Annotated[str, _option("--scopes", "What the key may do: score, read, admin, with commas.")]
 Prefix = Annotated[str, _option("--prefix", "What the names of all streams that the key may touch begin with.")]

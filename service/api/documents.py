@@ -61,7 +61,7 @@ _DEADLINE = {
     "name": "Deadline-Ms",
     "in": "header",
     "description": "milliseconds after which the ticks need not be scored any more",
-    "schema": {"type": "integer", "minimum": 1, "maximum": 60_000},
+    "schema": {"type": "string", "pattern": "^[1-9][0-9]{0,4}$"},
 }
 _KEY = {
     "name": "Idempotency-Key",
@@ -167,14 +167,10 @@ def _body(name: str, tick: str, example: dict[str, Any]) -> dict[str, Any]:
         "required": True,
         "content": {
             wire.JSON: _reference(name) | {"example": example},
-            wire.NDJSON: {"schema": {"type": "string", "description": lines}, "example": _lines(example["ticks"])},
+            wire.NDJSON: {"schema": {"type": "string", "description": lines}},
             wire.ARROW: {"schema": {"type": "string", "format": "binary", "description": columns}},
         },
     }
-
-
-def _lines(ticks: list[dict[str, Any]]) -> str:
-    return "\n".join(msgspec.json.encode(tick).decode() for tick in ticks)
 
 
 def _link(paths: dict[str, Any]) -> None:

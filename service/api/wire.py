@@ -35,7 +35,7 @@ Size = Annotated[float, Meta(ge=0, le=MAX_MAGNITUDE)]
 Sequence = Annotated[int, Meta(ge=0, le=MAX_SEQ, description="the feed's own number of the tick in its stream")]
 
 
-class Tick(msgspec.Struct, gc=False):
+class Tick(msgspec.Struct, gc=False, omit_defaults=True):
     """One tick. Fields it does not know are ignored, so that a feed may say more than is read."""
 
     ts: Nanoseconds | Whole | IsoTime
@@ -49,7 +49,7 @@ class Tick(msgspec.Struct, gc=False):
     seq: Sequence | Whole | None = None
 
 
-class ScoreRequest(msgspec.Struct, forbid_unknown_fields=True):
+class ScoreRequest(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     """Ticks of one or many streams, each stream's in order; `state` is that of the last answer, none at first."""
 
     ticks: Annotated[list[Tick], Meta(min_length=1)]

@@ -179,7 +179,7 @@ def test_a_type_that_is_not_understood_is_named(client: Local, headers: dict[str
     problem(client.post("/v1/score", content=b"{}", headers=headers), 415, field)
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "1.5", "60001", "99999999999999999999", "soon"])
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "100000", "99999999999999999999", "soon"])
 def test_a_deadline_must_be_a_number_of_milliseconds(client: Local, text: str) -> None:
     problem(client.post("/v1/score", json={"ticks": [TICK]}, headers={"Deadline-Ms": text}), 422, "Deadline-Ms")
 

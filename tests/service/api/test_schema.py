@@ -34,7 +34,7 @@ def test_no_request_shows_the_service_to_differ_from_its_document(tmp_path: Path
     given = ["--keys-file", str(keys)] if secured else []
     with server(tmp_path, *given) as running:
         command = [str(SCHEMATHESIS), "run", f"{running.url}/openapi.json", "--checks", "all", "--seed", "7"]
-        command += ["-n", "8" if secured else "70", "--suppress-health-check", "all", "--request-timeout", "30"]
+        command += ["-n", "8" if secured else "90", "--suppress-health-check", "all", "--request-timeout", "30"]
         command += ["-H", f"Authorization: Bearer {key}"] if secured else []
         found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stdout[-5000:]
@@ -74,7 +74,7 @@ def test_the_examples_of_the_document_are_answered(tmp_path: Path) -> None:
                         found = client.request(method, url, content=body, headers={"content-type": media_type})
                         assert found.status_code == 200, found.text
                         asked += 1
-    assert asked == 4
+    assert asked == 2
 
 
 def test_the_topics_hold_what_the_asyncapi_document_says() -> None:
