@@ -22,11 +22,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
-import numpy as np
 import uvicorn
 from fastapi import FastAPI, Request, Response
 
-from service.api.serve import FILE, Options, serve
+from service.api.serve import Options, serve
 from service.api.wire import ScoreRequest
 from service.ticks import encode
 from tests.samples import random_ticks
@@ -82,7 +81,7 @@ def start(kind: str, folder: Path) -> tuple[subprocess.Popen[bytes], str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, __file__, "--serve", kind, "--port", str(port), "--folder", str(folder)]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)  # noqa: S603  (this very file)
     url = f"http://127.0.0.1:{port}"
     for _ in range(300):
         try:
@@ -101,13 +100,14 @@ def load(url: str, traffic: Load, seconds: int, folder: Path) -> Measured:
     (folder / "body").write_bytes(traffic.body)
     (folder / "load.lua").write_text(SCRIPT.format(body=folder / "body", request=OWN_STREAM if traffic.spread else ""))
     command = ["wrk", "-t1", f"-c{traffic.connections}", f"-d{seconds}s", "--latency", "-s", str(folder / "load.lua")]
-    text = subprocess.run([*command, url + traffic.path], check=True, capture_output=True, text=True).stdout
+    asked = subprocess.run([*command, url + traffic.path], check=True, capture_output=True, text=True)  # noqa: S603
+    text = asked.stdout
     if "Non-2xx" in text:
         raise SystemExit(f"{traffic.name}: some requests failed\n{text}")
     rate = re.search(r"Requests/sec: +([\d.]+)", text)
     p50 = re.search(r"50% +([\d.]+)(us|ms|s)", text)
-    assert rate
-    assert p50
+    if not rate or not p50:
+        raise SystemExit(f"{traffic.name}: wrk said\n{text}")
     return Measured(float(rate[1]), float(p50[1]) * {"us": 1e-3, "ms": 1.0, "s": 1e3}[p50[2]])
 
 

@@ -197,7 +197,7 @@ class Engine:
         changes = Changes()
         for job, _, places in plan.entries:
             if isinstance(places, range):
-                said: list[TickScore | msgspec.Raw] = scores[places.start : places.stop]
+                said: list[TickScore | msgspec.Raw] = [*scores[places.start : places.stop]]
             else:
                 said = [scores[p] if isinstance(p, int) else p for p in places]
             if job.stream is None:

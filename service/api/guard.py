@@ -51,12 +51,12 @@ class Guard(HttpToolsProtocol):
                 self._refuse(Problem("headers-too-large", detail, "Send fewer or shorter headers."))
 
     def on_message_begin(self) -> None:
-        super().on_message_begin()  # type: ignore[no-untyped-call]
+        super().on_message_begin()
         self._await_headers()
 
     def on_headers_complete(self) -> None:
         self._headers_came()
-        super().on_headers_complete()  # type: ignore[no-untyped-call]
+        super().on_headers_complete()
 
     def _await_headers(self) -> None:
         if self._patience is None:

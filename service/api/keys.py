@@ -53,9 +53,7 @@ ANYONE = Key("loopback0000", "0" * 64, ["score", "read", "admin"])  # where no k
 def parse_scopes(text: str) -> list[Scope]:
     """The scopes in a list with commas. Raises TickwatchError."""
     try:
-        return msgspec.convert(
-            [part.strip() for part in text.split(",")], Annotated[list[Scope], msgspec.Meta(min_length=1)]
-        )
+        return msgspec.convert([part.strip() for part in text.split(",")], list[Scope])
     except msgspec.ValidationError as error:
         raise TickwatchError(f"--scopes {text}: give some of {', '.join(get_args(Scope))}, with commas") from error
 

@@ -148,7 +148,7 @@ class Store:
     def answer(self, stream: str, key: str) -> tuple[bytes, bytes] | None:
         """(digest of the request, answer) that an idempotency key stands for, None if it is new."""
         found = self._log.select("SELECT digest, value FROM answers WHERE stream = ? AND key = ?", stream, key)
-        return found[0] if found else None  # type: ignore[return-value]
+        return found[0] if found else None
 
     def verdict(self, stream: str, tick: bytes) -> bytes | None:
         """The JSON that was answered for a tick, None if it is new."""

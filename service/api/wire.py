@@ -19,7 +19,10 @@ from service.ticks import MAX_MAGNITUDE, MAX_STREAM_LENGTH, MAX_TS, NUMBERS, par
 
 JSON, NDJSON, ARROW = "application/json", "application/x-ndjson", "application/vnd.apache.arrow.stream"
 
-_LEAP = r"(?:19(?:7[26]|8[048]|9[26])|20(?:[02468][048]|[13579][26])|21(?:0[48]|[2468][048]|[13579][26])|22(?:0[48]|1[26]|2[048]))"
+_LEAP = (
+    r"(?:19(?:7[26]|8[048]|9[26])|20(?:[02468][048]|[13579][26])"
+    r"|21(?:0[48]|[2468][048]|[13579][26])|22(?:0[48]|1[26]|2[048]))"
+)
 _YEAR = r"(?:19(?:7[1-9]|[89][0-9])|2[01][0-9]{2}|22[0-2][0-9])"
 _DAY = r"(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)|02-(?:0[1-9]|1[0-9]|2[0-8]))"
 _TIME = r"(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:[.][0-9]{1,9})?(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])?"
@@ -210,10 +213,8 @@ def read(body: bytes, media_type: str, most: int, stream: str | None = None) -> 
     metadata. Raises Problem, also when there are more than `most` ticks.
     """
     if media_type == JSON:
-        if stream is None:
-            request = _decoded(_score_request, body)
-        else:
-            request = ScoreRequest(_decoded(_ticks_request, body).ticks)
+        kept = stream is not None
+        request = ScoreRequest(_decoded(_ticks_request, body).ticks) if kept else _decoded(_score_request, body)
     elif media_type == NDJSON:
         request = _read_lines(body, most)
     elif media_type == ARROW:
@@ -293,8 +294,8 @@ def _read_arrow(body: bytes, most: int, stream: str | None) -> ScoreRequest:
     numbers = zip(*(getattr(ticks, name).tolist() for name in NUMBERS), strict=True)
     found = []
     for name, ts, seq, row in zip(ticks.stream, ticks.ts.tolist(), sequence, numbers, strict=True):
-        price, size, bid, ask, bid_size, ask_size = (None if math.isnan(v) else v for v in row)
-        found.append(Tick(ts, price, name or None, size, bid, ask, bid_size, ask_size, seq))
+        size, bid, ask, bid_size, ask_size = (None if math.isnan(v) else v for v in row[1:])
+        found.append(Tick(ts, row[0], name or None, size, bid, ask, bid_size, ask_size, seq))
     if not found:
         raise invalid("", "the body holds no tick")
     return ScoreRequest(found, state)

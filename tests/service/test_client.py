@@ -80,9 +80,9 @@ def test_a_request_whose_answer_is_lost_is_sent_again_and_moves_the_stream_once(
 
 def test_it_says_what_the_service_said_and_gives_up_in_the_end(running: Server) -> None:
     pauses: list[float] = []
-    with Client("http://127.0.0.1:9", retries=3, sleep=pauses.append) as client:
-        with pytest.raises(TickwatchError, match="does `tickwatch serve` run there"):
-            client.score(KEPT[:1])
+    nobody = Client("http://127.0.0.1:9", retries=3, sleep=pauses.append)
+    with nobody as client, pytest.raises(TickwatchError, match="does `tickwatch serve` run there"):
+        client.score(KEPT[:1])
     assert len(pauses) == 3
     assert pauses[0] < pauses[2]
     with Client(running.url) as client, pytest.raises(Refused, match=r"ticks\[0\]\.stream"):

@@ -34,7 +34,16 @@ def test_no_request_shows_the_service_to_differ_from_its_document(tmp_path: Path
     given = ["--keys-file", str(keys)] if secured else []
     with server(tmp_path, *given) as running:
         command = [str(SCHEMATHESIS), "run", f"{running.url}/openapi.json", "--checks", "all", "--seed", "7"]
-        command += ["-n", "8" if secured else "90", "--suppress-health-check", "all", "--request-timeout", "30"]
+        command += [
+            "-n",
+            "8" if secured else "170",
+            "--workers",
+            "4",
+            "--suppress-health-check",
+            "all",
+            "--request-timeout",
+            "30",
+        ]
         command += ["-H", f"Authorization: Bearer {key}"] if secured else []
         found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stdout[-5000:]

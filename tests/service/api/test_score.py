@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import io
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def test_the_state_carries_on_however_the_ticks_are_cut(
     found: list[float] = []
     state = None
     with served(tmp_path_factory.mktemp("cut"), Options(model=cell)) as client:
-        for first, last in zip(edges, edges[1:], strict=False):
+        for first, last in pairwise(edges):
             answer = score(client, as_json(TICKS.take(np.arange(first, last))), state)
             found += scores(answer)
             state = answer["state"]

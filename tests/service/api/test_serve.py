@@ -13,6 +13,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -50,7 +51,8 @@ def test_it_answers_with_the_bits_of_tickwatch_replay(tmp_path: Path) -> None:
     subprocess.run([str(TICKWATCH), "replay", str(file), "--output", str(output)], check=True, capture_output=True)
     expected = pq.read_table(output)["score"].to_pylist()
     with server(tmp_path / "data") as running, running.client() as client:
-        found, state = [], {}
+        found: list[float] = []
+        state: dict[str, str] = {}
         for first in range(0, 3000, 500):
             ticks = as_json(many.take(np.arange(first, first + 500)))
             answer = client.post("/v1/score", json={"ticks": ticks} | state).json()
@@ -89,7 +91,7 @@ def test_kill_minus_nine_in_full_flight_loses_no_acknowledged_tick_and_moves_non
     assert found == alone
 
 
-def _send_on(running: Server, name: str, ticks: list[dict[str, object]], scores: list[float]) -> None:
+def _send_on(running: Server, name: str, ticks: list[dict[str, Any]], scores: list[float]) -> None:
     with running.client() as client:
         while len(scores) < len(ticks):
             headers = {"Idempotency-Key": str(len(scores))}
@@ -203,8 +205,8 @@ def test_alerts_are_followed_live_and_resumed_behind_the_last_one(tmp_path: Path
         assert [alert["data"]["phase"] for alert in opened] == ["opened"]
 
 
-def _events(lines: object, n: int) -> list[tuple[str, dict[str, object]]]:
-    found: list[tuple[str, dict[str, object]]] = []
+def _events(lines: object, n: int) -> list[tuple[str, dict[str, Any]]]:
+    found: list[tuple[str, dict[str, Any]]] = []
     number = ""
     for line in lines:  # type: ignore[attr-defined]
         if line.startswith("id: "):

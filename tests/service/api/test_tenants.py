@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
@@ -66,7 +68,7 @@ def test_a_scope_is_needed_for_each_thing(tmp_path: Path, keys: Path) -> None:
     score, read, admin = (bearer(new_key(keys, scope)) for scope in ("score", "read", "admin"))
     with served(tmp_path, Options(keys_file=keys)) as client:
         body = {"ticks": TICKS[:1]}
-        asked = [
+        asked: list[tuple[dict[str, str], Callable[[dict[str, str]], httpx.Response]]] = [
             (score, lambda h: client.post("/v1/streams/A/ticks", json=body, headers=h)),
             (score, lambda h: client.post("/v1/score", json=named("A"), headers=h)),
             (read, lambda h: client.get("/v1/streams", headers=h)),
