@@ -160,7 +160,7 @@ def test_clients_that_dawdle_or_send_too_much_are_shown_out_while_others_are_ser
         assert time.monotonic() - began < guard.HEADER_SECONDS + 8
         assert b" 408 " in slow_headers[0].result()
         assert b" 408 " in slow_headers[1].result()
-        assert slow_headers[2].result().count(b"HTTP/1.1") == 2
+        assert b"alive" in slow_headers[2].result()
         assert b" 408 " in slow_body.result()
         assert b" 431 " in many_headers.result()
         assert b" 413 " in large.result()
