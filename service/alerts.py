@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.features import FEATURES, F
-from service.judge import LATE, PHASES, SLOW
+from service.judge import LATE, PHASES
 from service.logs import Output
 from service.scorer import Scored
-from service.ticks import NUMBERS
+from service.ticks import NO_SEQ, NUMBERS
 
-CONTRIBUTIONS = (*FEATURES, "pattern", "lateness")  # pattern: the slow averages of the reconstruction error
+CONTRIBUTIONS = (*FEATURES, "lateness", "repeats")
 MOST_REASONS = 3
 
 
@@ -44,20 +44,14 @@ class Alert(msgspec.Struct, frozen=True):
     topic: str
     partition: int
     offset: int
-    tick: dict[str, float]
+    tick: dict[str, float | int]
     reasons: list[Reason]
 
 
 def contributions(tails: NDArray[np.float32]) -> NDArray[np.float32]:
     """How improbable each feature alone is, -log10 tail probability float32 [N, len(CONTRIBUTIONS)], from `tails` [N, C]."""
-    return np.concatenate(
-        [
-            np.maximum(tails[:, :F], tails[:, F:SLOW]),
-            tails[:, SLOW:LATE].max(axis=1, keepdims=True),
-            tails[:, LATE:],
-        ],
-        axis=1,
-    )
+    of_features = tails[:, :LATE].reshape(len(tails), -1, F).max(axis=1)
+    return np.concatenate([of_features, tails[:, LATE:]], axis=1)
 
 
 def duration(microseconds: float) -> str:
@@ -147,8 +141,7 @@ _WORDS = {
 
 def reasons(scored: Scored, i: int) -> list[Reason]:
     """The features that made tick `i` improbable, the strongest first, at most three."""
-    found = scored.features
-    tails = scored.verdicts.tails[i]
+    found, tails = scored.features, scored.verdicts.tails[i]
     share = contributions(tails[None, :])[0]
     strongest = float(share.max())
     result = []
@@ -160,20 +153,34 @@ def reasons(scored: Scored, i: int) -> list[Reason]:
         if name == "lateness":
             behind = math.expm1(float(found.lateness[i]))
             result.append(Reason(name, score, behind, 0.0, f"{duration(behind)} older than a tick already seen"))
-        elif name == "pattern":
-            error = np.nan_to_num(np.abs(found.x[i] - scored.expected[i]))
-            most = FEATURES[int(error.argmax())]
-            text = f"the last ticks together do not look like this stream, most of all their {most}"
-            result.append(Reason(name, score, float((error**2).mean()), 0.0, text))
+        elif name == "repeats":
+            often = 1.0 - 1.0 / (1.0 + float(found.repeats[i]))
+            text = f"came before with the same time, as {often:.0%} of the last ticks did"
+            result.append(Reason(name, score, often, 0.0, text))
         else:
-            words = _WORDS[name]
-            center = float(found.mean[i, c])
-            if tails[c] > tails[F + c]:  # the network expected something else than the stream's mean
-                center += float(found.std[i, c]) * float(scored.expected[i, c])
-            observed, expected = words.natural(float(found.observed[i, c])), words.natural(min(center, 40.0))
-            text = f"{words.observed(observed)}, expected about {words.expected(expected)}"
-            result.append(Reason(name, score, observed, expected, text))
+            result.append(_feature_reason(scored, i, c, score))
     return result
+
+
+def _feature_reason(scored: Scored, i: int, c: int, score: float) -> Reason:
+    """Feature `c` of tick `i` in words: the tick itself, or what it did lately, against its mean or what the network expects."""
+    found, verdicts = scored.features, scored.verdicts
+    words = _WORDS[FEATURES[c]]
+    mean, std = float(found.mean[i, c]), float(found.std[i, c])
+    trend, misfit = float(verdicts.trend[i, c]), float(verdicts.misfit[i, c])
+    sudden, slow, missed = verdicts.tails[i, c:LATE:F].tolist()
+    observed, expected = mean + std * trend, mean
+    if sudden >= max(slow, missed):
+        observed, form = float(found.observed[i, c]), "{}, expected about {}"
+    elif slow >= missed:
+        form = "lately {}, expected about {}"
+    else:
+        expected += std * (trend - misfit)
+        form = "lately {}, where the pattern of all features suggests {}"
+    observed, expected = words.natural(min(observed, 40.0)), words.natural(min(expected, 40.0))
+    return Reason(
+        FEATURES[c], score, observed, expected, form.format(words.observed(observed), words.expected(expected))
+    )
 
 
 def iso_time(ts: int) -> str:
@@ -188,7 +195,9 @@ def alerts(scored: Scored, topic: str, model_id: str, threshold: float) -> list[
     result = []
     for i in np.flatnonzero(verdicts.alert).tolist():
         partition, offset = int(ticks.partition[i]), int(ticks.offset[i])
-        numbers = {name: float(getattr(ticks, name)[i]) for name in NUMBERS}
+        numbers: dict[str, float | int] = {name: float(getattr(ticks, name)[i]) for name in NUMBERS}
+        if ticks.seq[i] != NO_SEQ:
+            numbers["seq"] = int(ticks.seq[i])
         result.append(
             Alert(
                 stream=ticks.stream[i],

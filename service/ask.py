@@ -16,7 +16,7 @@ from service.errors import TickwatchError
 from service.files import read_ticks
 from service.logs import DeadLetter
 from service.replay import SCHEMA
-from service.ticks import NUMBERS, Ticks
+from service.ticks import NO_SEQ, NUMBERS, Ticks
 
 AT_A_TIME = 2000
 
@@ -62,8 +62,13 @@ def ask(
 def as_wire(ticks: Ticks) -> list[Tick]:
     """The ticks as a request holds them."""
     columns = {name: getattr(ticks, name).tolist() for name in NUMBERS}
-    rows = zip(*columns.values(), strict=True)
+    rows = zip(ticks.ts.tolist(), ticks.stream, ticks.seq.tolist(), zip(*columns.values(), strict=True), strict=True)
     return [
-        Tick(ts, stream=stream, **{name: v for name, v in zip(NUMBERS, row, strict=True) if not math.isnan(v)})
-        for ts, stream, row in zip(ticks.ts.tolist(), ticks.stream, rows, strict=True)
+        Tick(
+            ts,
+            stream=stream,
+            seq=None if seq == NO_SEQ else seq,
+            **{name: v for name, v in zip(NUMBERS, row, strict=True) if not math.isnan(v)},
+        )
+        for ts, stream, seq, row in rows
     ]

@@ -1,4 +1,4 @@
-"""The command line: `tickwatch run | worker | serve | replay | score | train | topics | keys | plot`."""
+"""The command line: `tickwatch run | worker | serve | replay | score | topics | keys`, and what `training` plugs in."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def worker(
     options = Options(
         model, alert_budget, commit_interval_ms, scores, stream_idle_hours, max_streams, fresh, host, port
     )
-    consume(options, _reach(kafka))
+    consume(options, reach(kafka))
 
 
 @app.command()
@@ -247,11 +247,12 @@ def create(kafka: settings.Kafka, partitions: settings.Partitions = 8, replicati
     """Create the topics that are missing, with the right settings, and check all of them."""
     from service.topics import create_topics  # noqa: PLC0415
 
-    made = create_topics(_reach(kafka), partitions, replication)
+    made = create_topics(reach(kafka), partitions, replication)
     typer.echo(f"created: {', '.join(made) or 'nothing, all topics are there'}")
 
 
-def _reach(kafka: settings.Kafka) -> KafkaSettings:
+def reach(kafka: settings.Kafka) -> KafkaSettings:
+    """What the options say about Kafka, and the password, which is no option."""
     from service.connection import KafkaSettings, host_name  # noqa: PLC0415
 
     password = os.environ.get("TICKWATCH_PASSWORD", "")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from service.errors import TickwatchError
 from service.logs import DeadLetter, Records
-from service.ticks import MAX_STREAM_LENGTH, MAX_TS, NUMBERS, Ticks, decode, parse_ts, problems
+from service.ticks import MAX_SEQ, MAX_STREAM_LENGTH, MAX_TS, NO_SEQ, NUMBERS, Ticks, decode, parse_ts, problems
 
 Cell = bytes | str | int | float | None  # bytes are text that may not be UTF-8
 
@@ -37,13 +37,15 @@ def to_ticks(
     numbers: dict[str, NDArray[np.float64]] = {}
     for name in NUMBERS:
         numbers[name], odd[name] = _floats(name, columns.get(name, pa.nulls(len(offset))))
-    ticks = Ticks(partition=np.zeros(len(offset), np.int32), offset=offset, stream=stream, ts=ts, **numbers)
+    seq, odd["seq"] = _sequence(columns.get("seq", pa.nulls(len(offset))))
+    ticks = Ticks(partition=np.zeros(len(offset), np.int32), offset=offset, stream=stream, ts=ts, seq=seq, **numbers)
     bad = sorted(problems(numbers).keys() | {i for cells in odd.values() for i in cells})
     if not bad:
         return ticks, []
     values: list[bytes | None] = []
     for i in bad:
         row: dict[str, Cell] = {"stream": stream[i], "ts": int(ts[i])}
+        row |= {} if seq[i] == NO_SEQ else {"seq": int(seq[i])}
         row |= {name: None if math.isnan(column[i]) else float(column[i]) for name, column in numbers.items()}
         row |= {name: cells[i] for name, cells in odd.items() if i in cells}
         values.append(msgspec.json.encode({n: msgspec.Raw(to_json(c)) for n, c in row.items() if c is not None}))
@@ -132,6 +134,25 @@ def _parse_instants(texts: list[bytes | None]) -> tuple[NDArray[np.int64], dict[
         else:
             odd[i] = moment
     return ts, odd
+
+
+def _sequence(column: pa.Array) -> tuple[NDArray[np.int64], dict[int, Cell]]:
+    """Sequence numbers, int64 [N], NO_SEQ where missing, and the cells that are none."""
+    odd: dict[int, Cell] = {}
+    if _is_text(column.type):
+        texts = _bytes(_texts(column))
+        cells = [int(text) if text and text.removeprefix(b"-").isdigit() else text for text in texts]
+        odd = {i: c for i, c in enumerate(cells) if isinstance(c, bytes) or (c is not None and not 0 <= c <= MAX_SEQ)}
+        column = pa.array([None if i in odd else cell for i, cell in enumerate(cells)], pa.int64())
+    elif pa.types.is_null(column.type):
+        column = column.cast(pa.int64())
+    elif not pa.types.is_integer(column.type):
+        raise _wrong_type("seq", column, "integers, the ticks' numbers in their stream")
+    raw = column.fill_null(0).to_numpy()
+    wrong = (raw < 0) | (raw > MAX_SEQ)
+    odd |= {i: int(raw[i]) for i in np.flatnonzero(wrong).tolist()}
+    missing = column.is_null().to_numpy(zero_copy_only=False)
+    return np.where(wrong | missing, NO_SEQ, raw).astype(np.int64), odd
 
 
 def _floats(name: str, column: pa.Array) -> tuple[NDArray[np.float64], dict[int, Cell]]:

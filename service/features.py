@@ -14,9 +14,9 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from service.ticks import Ticks
+from service.ticks import NUMBERS, Ticks
 
-FEATURE_SET = "tick-16"  # changes whenever a feature or the memory below changes meaning
+FEATURE_SET = "tick-16-b"  # changes whenever a feature or the memory below changes meaning
 FEATURES = (
     "return",  # asinh of the price change over its EW volatility
     "mid_return",  # the same for the middle of the quote
@@ -39,11 +39,15 @@ F = len(FEATURES)
 RETURN, MID_RETURN, SPIKE, MOMENTUM, VOLATILITY, GAP, RATE, SIZE = range(8)
 SIZE_RUN, SPREAD, CROSSED, DEVIATION, DRIFT, PRICE_RUN, QUOTE_RUN, ALTERNATION = range(8, F)
 
+SAME_TIME = 8  # ticks of one time that a repetition can be told from; where more share a time, sequence numbers tell
 CLIP = 5.0  # standard deviations that the autoencoder may see
 MEMORY = np.dtype(
     [
         ("seen", "i8"),  # ticks folded into this row
         ("ts", "i8"),
+        ("seq", "i8"),  # of the last tick that was folded
+        ("prints", "u8", (SAME_TIME,)),  # fingerprints of the last ticks that have the newest time
+        ("same_time", "i8"),  # how many have it
         ("price", "f8"),
         ("mean_price", "f8"),
         ("change", "f8"),  # the last price change
@@ -64,6 +68,7 @@ MEMORY = np.dtype(
         ("price_run", "f4"),
         ("quote_run", "f4"),
         ("size_run", "f4"),
+        ("repeats", "f4"),  # EW share of ticks that repeat one of the same time
         ("mean", "f4", (F,)),  # EW mean and variance of each feature, for its standardisation
         ("var", "f4", (F,)),
     ],
@@ -88,7 +93,9 @@ class Features:
 
     `z` float32 [N, F] in standard deviations of the stream so far, NaN where the feed has no such thing; `observed`, `mean`
     and `std` float32 [N, F] are the feature itself and what it was standardised by. `lateness` float32 [N] is log
-    microseconds behind the stream's newest tick, 0 for a tick in order. A late tick has no features and moves no memory.
+    microseconds behind the stream's newest tick, 0 for a tick in order. `repeats` float32 [N] is, for a tick that came before
+    with the same time, the EW odds of such ticks over the last ~16, else 0. Late and repeated ticks have no features and
+    are not folded into the stream's state.
     """
 
     z: NDArray[np.float32]
@@ -96,6 +103,13 @@ class Features:
     mean: NDArray[np.float32]
     std: NDArray[np.float32]
     lateness: NDArray[np.float32]
+    repeats: NDArray[np.float32]
+
+    @property
+    def folded(self) -> NDArray[np.bool_]:
+        """Ticks that move their stream's state, bool [N]: neither late nor repeated."""
+        folded: NDArray[np.bool_] = (self.lateness == 0.0) & (self.repeats == 0.0)
+        return folded
 
     @property
     def x(self) -> NDArray[np.float32]:
@@ -124,23 +138,61 @@ def _in_volatilities(change: float, variance: float, move: float, rate: float) -
     return math.asinh(change / scale), scale, variance + rate * (capped * capped - variance), move
 
 
+@numba.njit(cache=True, inline="always")
+def _repeated(m, seq, mark):  # type: ignore[no-untyped-def]
+    """Whether a tick of the newest time came before: by its number where the feed gives one, else by all its fields."""
+    if seq >= 0 and m.seq >= 0:
+        return seq <= m.seq
+    return (m.prints[: min(m.same_time, SAME_TIME)] == mark).any()
+
+
 @numba.njit(cache=True)
 def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recursion, read top to bottom)
-    rows, ts, price, size, bid, ask, memory, prior_mean, prior_std, z, observed, mean, std, lateness
+    rows,
+    ts,
+    seq,
+    price,
+    size,
+    bid,
+    ask,
+    prints,
+    memory,
+    prior_mean,
+    prior_std,
+    z,
+    observed,
+    mean,
+    std,
+    lateness,
+    repeats,
 ):
     f = np.empty(F)
     for i in range(rows.shape[0]):
         m = memory[rows[i]]
         first = m.seen == 0
         elapsed = 0.0 if first else (ts[i] - m.ts) / 1e3  # microseconds
-        if elapsed < 0.0:
-            lateness[i] = math.log1p(-elapsed)
+        lateness[i] = math.log1p(-elapsed) if elapsed < 0.0 else 0.0
+        repeats[i] = 0.0
+        mark = np.uint64(14695981039346656037)  # FNV-1a
+        for j in range(prints.shape[0]):
+            mark = (mark ^ prints[j, i]) * np.uint64(1099511628211)
+            mark ^= mark >> np.uint64(29)
+        repeated = not first and elapsed == 0.0 and _repeated(m, seq[i], mark)
+        if elapsed >= 0.0:
+            m.repeats += ((1.0 if repeated else 0.0) - m.repeats) / 16.0
+        if repeated:
+            repeats[i] = m.repeats / max(1.0 - m.repeats, 1e-3)
+        if elapsed < 0.0 or repeated:
             z[i] = np.nan
             observed[i] = np.nan
             mean[i] = np.nan
             std[i] = np.nan
             continue
-        lateness[i] = 0.0
+        if elapsed > 0.0:
+            m.same_time = 0
+        m.prints[m.same_time % SAME_TIME] = mark
+        m.same_time += 1
+        m.seq = seq[i]
         quoted = not (math.isnan(bid[i]) or math.isnan(ask[i]))
         traded = size[i] > 0.0
         young = 1.0 / (m.seen + 1.0)  # averages start as plain means
@@ -234,16 +286,17 @@ def features(ticks: Ticks, rows: NDArray[np.int64], memory: NDArray[np.void], pr
     """Features of `ticks`, whose streams' memory stands at `rows` int64 [N] of `memory` (MEMORY [R], changed in place)."""
     shape = (len(ticks), F)
     z, observed, mean, std = (np.empty(shape, np.float32) for _ in range(4))
-    lateness = np.empty(len(ticks), np.float32)
+    lateness, repeats = (np.empty(len(ticks), np.float32) for _ in range(2))
+    prints = np.array([np.ascontiguousarray(getattr(ticks, name)).view(np.uint64) for name in NUMBERS])
     _kernel(
-        rows, ticks.ts, ticks.price, ticks.size, ticks.bid, ticks.ask, memory, prior.mean, prior.std,
-        z, observed, mean, std, lateness,
+        rows, ticks.ts, ticks.seq, ticks.price, ticks.size, ticks.bid, ticks.ask, prints, memory, prior.mean, prior.std,
+        z, observed, mean, std, lateness, repeats,
     )  # fmt: skip
-    return Features(z, observed, mean, std, lateness)
+    return Features(z, observed, mean, std, lateness, repeats)
 
 
 def offline(ticks: Ticks, prior: Prior = NO_PRIOR) -> NDArray[np.float32]:
-    """The autoencoder's input float32 [N', F] for all ticks of one stream from its first on, late ones left out."""
+    """The autoencoder's input float32 [N', F] for all ticks of one stream from its first on, late and repeated ones left out."""
     found = features(ticks, np.zeros(len(ticks), np.int64), np.zeros(1, MEMORY), prior)
-    x: NDArray[np.float32] = found.x[found.lateness == 0.0]
+    x: NDArray[np.float32] = found.x[found.folded]
     return x

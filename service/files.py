@@ -63,8 +63,8 @@ def read_ticks(path: Path, start: int = 0, rows: int = CHUNK_ROWS) -> Iterator[F
 
     Columns are `ts` (integer nanoseconds since 1970, a timestamp of any unit and zone, or ISO 8601 text), `price` and,
     where the file has them, `stream` (else all rows are one stream named after the file) and the other numbers of a
-    tick; a null, an empty cell and NaN are missing. Blank lines are no rows, and a CSV cell holds no line break. Raises
-    TickwatchError, at the first chunk or later, when the file and not one of its rows is at fault.
+    tick and its `seq`; a null, an empty cell and NaN are missing. Blank lines are no rows, and a CSV cell holds no line
+    break. Raises TickwatchError, at the first chunk or later, when the file and not one of its rows is at fault.
     """
     suffix = _suffix(path)
     read = {".parquet": _read_parquet, ".csv": _read_csv}.get(suffix.removesuffix(".gz"), _read_json)
@@ -184,7 +184,7 @@ def _read_parquet(path: Path, start: int, rows: int) -> Iterator[tuple[Ticks, li
 
 def _wanted(names: list[str]) -> list[str]:
     """The columns of a tick among those of a file. Raises TickwatchError when it lacks one or has one twice."""
-    wanted = [n for n in ("stream", "ts", *NUMBERS) if n in names]
+    wanted = [n for n in ("stream", "ts", *NUMBERS, "seq") if n in names]
     found = ", ".join(map(repr, names))[:300]
     for name in ("ts", "price"):
         if name not in wanted:

@@ -20,42 +20,32 @@ LIFE = np.dtype(
         ("clock", "i8"),  # of the partition after this stream's last tick, in nanoseconds; 0: no tick yet
         ("owed", "i8"),  # time that the last tick reported and no other one has confirmed
         ("ts", "i8"),  # newest
-        ("print", "u8"),  # fingerprint of the last tick
     ]
 )
 NEVER = 2**61  # nanoseconds; no clock gets there
 
 
 @numba.njit(cache=True)
-def live(partition, rows, ts, prints, life, clocks, idle, expired, repeated):  # type: ignore[no-untyped-def]
+def live(partition, rows, ts, life, clocks, idle, expired):  # type: ignore[no-untyped-def]
     """Move `life` (LIFE [R]) and `clocks` int64 [partitions] over N ticks; rows below 0 are skipped.
 
-    `expired` bool [N] becomes true where the stream was idle and begins anew, `repeated` bool [N] where a tick equals its
-    stream's last one in every field. `prints` uint64 [7, N] are the bits of the tick's fields.
+    `expired` bool [N] becomes true where the stream was idle and begins anew.
     """
     for i in range(rows.shape[0]):
         expired[i] = False
-        repeated[i] = False
         if rows[i] < 0:
             continue
         m = life[rows[i]]
         clock = clocks[partition[i]]
-        mark = np.uint64(14695981039346656037)  # FNV-1a
-        for j in range(prints.shape[0]):
-            mark = (mark ^ prints[j, i]) * np.uint64(1099511628211)
-            mark ^= mark >> np.uint64(29)
         expired[i] = m.clock > 0 and clock - m.clock > idle
         if m.clock == 0 or expired[i]:
             m.owed = 0
             m.ts = ts[i]
-        else:
-            repeated[i] = m.print == mark
-            if ts[i] > m.ts:
-                clock = min(max(clock, m.clock + m.owed), NEVER)
-                m.owed = min(ts[i] - m.ts, idle + 1, NEVER)
-                m.ts = ts[i]
-            elif ts[i] < m.ts:
-                m.owed = 0
-        m.print = mark
+        elif ts[i] > m.ts:
+            clock = min(max(clock, m.clock + m.owed), NEVER)
+            m.owed = min(ts[i] - m.ts, idle + 1, NEVER)
+            m.ts = ts[i]
+        elif ts[i] < m.ts:
+            m.owed = 0
         m.clock = clock
         clocks[partition[i]] = clock

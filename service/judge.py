@@ -1,9 +1,10 @@
 """Turns reconstruction errors and features into one calibrated score per tick and a decision: one compiled recursion.
 
-Every channel (a feature's reconstruction error, the feature's own size, slow averages of the error, lateness) has a tail
-model: a threshold u that tracks the channel's 98 % quantile and a mean excess over it, the peaks-over-threshold method
-with a generalised Pareto tail (Siffer et al. 2017, "Anomaly Detection in Streams with Extreme Value Theory"). Shapes come
-from training; u, the mean excess and the share of values above u start there and go on adapting to each stream. The
+Every feature has three channels: its size (something sudden), its EW mean (its trend), and the EW mean of how far the
+autoencoder's reconstruction misses it (its misfit). Lateness and repetition are two more. Every channel has a tail model:
+a threshold u that tracks the channel's 98 % quantile and a mean excess over it, the peaks-over-threshold method with a
+generalised Pareto tail (Siffer et al. 2017, "Anomaly Detection in Streams with Extreme Value Theory"). Shapes come from
+training; u, the mean excess and the share of values above u start there and go on adapting to each stream. The
 largest channel is the tick's evidence; the evidence has such a tail model of its own, so that the score is -log10 of a
 tail probability of *this* stream.
 """
@@ -18,28 +19,31 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from service.features import FEATURES, F, Features
+from service.features import CROSSED, FEATURES, F, Features
 
-SPEEDS = (1 / 8, 1 / 32, 1 / 128)  # of the slow averages of the squared error
-SLOW = 2 * F  # first slow channel; before it F errors and F feature sizes
-LATE = SLOW + len(SPEEDS)
-C = LATE + 1
+SPEED = 1 / 16  # of the EW means
+TREND, MISFIT = F, 2 * F  # first channel of either; before them the sizes of the features
+LATE = 3 * F
+REPEATS = LATE + 1
+C = REPEATS + 1
 CHANNELS = (
-    *(f"{name}_error" for name in FEATURES),
     *FEATURES,
-    *(f"error_{round(1 / a)}" for a in SPEEDS),
+    *(f"{name}_trend" for name in FEATURES),
+    *(f"{name}_misfit" for name in FEATURES),
     "lateness",
+    "repeats",
 )
 
 TAIL = 0.02  # share of a channel's values that is modelled as its tail
 EVIDENCE_TAIL = 0.01
 FIRST = 64  # ticks of a new stream that teach the judge nothing: its features are still finding their means
-STRANGE = 3.0  # score from which a tick and the QUIET ones after it teach little: an anomaly must not become normal
+STRANGE = 3.0  # score from which the QUIET ticks after one teach little: an anomaly must not become normal
 LITTLE = 0.02
 PRIOR_TICKS = 500.0  # weight, in ticks, of the calibration's share of values above the level
 PRIOR_EXCESSES = 100.0  # weight, in values above the level, of the calibration's mean excess
 LEVEL_TICKS = (400.0, 50_000)  # memory of a level: a new stream's, and an old one's, in ticks
 LEAST_EXCESS = 0.6  # of the calibration's mean excess: without a floor bounded features would alarm for ever
+LEAST_MISFIT = 1.0  # the same for misfits: what the network finds hard elsewhere it may find hard here
 MOST_BEYOND = 6.0  # mean excesses that one value may teach
 WARM_UP = 256  # ticks over which a new stream's score grows to full strength
 QUIET = 64  # ticks without a crossing that close an incident
@@ -53,9 +57,10 @@ MEMORY = np.dtype(
         ("level", "f4", (C + 1,)),  # u of every channel, and of the evidence
         ("excess", "f4", (C + 1,)),  # mean excess over u
         ("over", "f4", (C + 1,)),  # values above u so far
-        ("slow", "f4", (len(SPEEDS),)),
+        ("trend", "f4", (F,)),  # EW means of the features, and of how far the reconstruction misses them
+        ("misfit", "f4", (F,)),
         ("peak", "f4"),  # highest score of the open incident
-        ("seen", "i8"),
+        ("seen", "i8"),  # ticks that were folded
         ("incident", "i8"),  # offset of the tick that opened the incident, -1 when none is open
         ("crossings", "i4"),
         ("quiet", "i4"),
@@ -81,7 +86,8 @@ class Verdicts:
     `score` float64 [N] is -log10 of the tail probability. `phase` uint8 [N] is OPENED where the score crossed the threshold
     and no incident was open, UPDATED where an open incident got ten times less probable or its crossings doubled, else NONE;
     `alert` bool [N] is true for both. `incident` int64 [N] is the offset that opened the incident the tick belongs to, or
-    -1. `tails` float32 [N, C] is each channel's own -log10 tail probability, 0 where it has nothing to say.
+    -1. `tails` float32 [N, C] is each channel's own -log10 tail probability, 0 where it has nothing to say. `trend` and `misfit`
+    float32 [N, F] are the EW means of the features and of what the reconstruction lacks of them, in standard deviations.
     """
 
     score: NDArray[np.float64]
@@ -89,6 +95,8 @@ class Verdicts:
     phase: NDArray[np.uint8]
     incident: NDArray[np.int64]
     tails: NDArray[np.float32]
+    trend: NDArray[np.float32]
+    misfit: NDArray[np.float32]
 
 
 @numba.njit(cache=True, inline="always")
@@ -123,8 +131,8 @@ def _share(memory, c, tail):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True)
 def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recursion, read top to bottom)
-    rows, offset, z, x, expected, lateness, memory, level, excess, shape, threshold,
-    score, alert, phase, incident, tails, values,
+    rows, offset, z, x, expected, lateness, repeats, memory, level, excess, shape, least, threshold,
+    score, alert, phase, incident, tails, trend, misfit, values,
 ):  # fmt: skip
     value = np.empty(C)
     for i in range(rows.shape[0]):
@@ -133,45 +141,46 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
             for c in range(C + 1):
                 m.level[c] = level[c]
                 m.excess[c] = excess[c]
-            for k in range(len(SPEEDS)):
-                m.slow[k] = 0.5
             m.incident = -1
 
-        late = lateness[i] > 0.0
+        folded = lateness[i] == 0.0 and repeats[i] == 0.0
         value[:] = np.nan
         value[LATE] = lateness[i]
-        if not late:
-            total = 0.0
-            present = 0
+        value[REPEATS] = repeats[i]
+        if folded:
             for j in range(F):
-                if not math.isnan(z[i, j]):
-                    error = abs(x[i, j] - expected[i, j])
-                    value[j] = error
-                    value[F + j] = abs(z[i, j])
-                    total += min(error * error, 9.0)
-                    present += 1
-            for k in range(len(SPEEDS)):
-                m.slow[k] += SPEEDS[k] * (total / max(present, 1) - m.slow[k])
-                value[SLOW + k] = m.slow[k]
+                value[j] = abs(z[i, j])
+                m.trend[j] += SPEED * (x[i, j] - m.trend[j])
+                m.misfit[j] += SPEED * (x[i, j] - expected[i, j] - m.misfit[j])
+                if j != CROSSED:  # quotes cross in bursts, and the first tick of one says it all
+                    value[TREND + j] = abs(m.trend[j])
+                    value[MISFIT + j] = abs(m.misfit[j])
 
-        weight = 0.0 if m.seen < FIRST else LITTLE if m.strange > 0 else 1.0
+        for j in range(F):
+            trend[i, j] = m.trend[j]
+            misfit[i, j] = m.misfit[j]
+
         evidence = 0.0
         for c in range(C):
             if values.shape[0] > 0:
                 values[i, c] = value[c]
-            if math.isnan(value[c]):
-                tails[i, c] = 0.0
-                continue
-            surprise = _surprise(value[c], m.level[c], m.excess[c], shape[c], _share(m, c, TAIL))
-            tails[i, c] = surprise
-            evidence = max(evidence, surprise)
-            _adapt(m, c, value[c], TAIL, weight, LEAST_EXCESS * excess[c])
+            tails[i, c] = 0.0
+            if not math.isnan(value[c]):
+                tails[i, c] = _surprise(value[c], m.level[c], m.excess[c], shape[c], _share(m, c, TAIL))
+            evidence = max(evidence, tails[i, c])
         final = _surprise(evidence, m.level[C], m.excess[C], shape[C], _share(m, C, EVIDENCE_TAIL))
-        _adapt(m, C, evidence, EVIDENCE_TAIL, weight, LEAST_EXCESS * excess[C])
-        m.seen += 1
-        final *= min(1.0, m.seen / WARM_UP)
+        final *= min(1.0, (m.seen + 1.0) / WARM_UP)
         score[i] = final
-        m.strange = QUIET if final >= STRANGE else max(m.strange - 1, 0)
+
+        strange = final >= STRANGE
+        weight = 0.0 if m.seen < FIRST else LITTLE if m.strange > 0 or (strange and not folded) else 1.0
+        for c in range(C):
+            if not math.isnan(value[c]):
+                _adapt(m, c, value[c], TAIL, weight, least[c])
+        if folded:  # so that ticks that come again change no later score of the others
+            _adapt(m, C, evidence, EVIDENCE_TAIL, weight, least[C])
+            m.seen += 1
+            m.strange = QUIET if strange else max(m.strange - 1, 0)
 
         crossed = final >= threshold
         phase[i] = NONE
@@ -203,6 +212,8 @@ class Judge:
         self._level = np.array(calibration.level)
         self._excess = np.array(calibration.excess)
         self._shape = np.array(calibration.shape)
+        self._least = self._excess * LEAST_EXCESS
+        self._least[MISFIT:LATE] = self._excess[MISFIT:LATE] * LEAST_MISFIT
 
     def judge(
         self,
@@ -226,10 +237,12 @@ class Judge:
             np.empty(n, np.uint8),
             np.empty(n, np.int64),
             np.empty((n, C), np.float32),
+            np.empty((n, F), np.float32),
+            np.empty((n, F), np.float32),
         )
         _kernel(
-            rows, offset, found.z, x, expected, found.lateness, memory, self._level, self._excess, self._shape,
-            self.threshold, verdicts.score, verdicts.alert, verdicts.phase, verdicts.incident, verdicts.tails,
-            np.empty((0, C), np.float32) if values is None else values,
+            rows, offset, found.z, x, expected, found.lateness, found.repeats, memory, self._level, self._excess,
+            self._shape, self._least, self.threshold, verdicts.score, verdicts.alert, verdicts.phase, verdicts.incident,
+            verdicts.tails, verdicts.trend, verdicts.misfit, np.empty((0, C), np.float32) if values is None else values,
         )  # fmt: skip
         return verdicts

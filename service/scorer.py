@@ -11,8 +11,9 @@ from service import autoencoder
 from service.autoencoder import Model
 from service.features import Features, Prior, features
 from service.judge import Judge, Verdicts
+from service.logs import Records
 from service.streams import Streams, layout
-from service.ticks import Ticks
+from service.ticks import Ticks, decode
 
 IDLE_HOURS = 168.0  # a week, so that no weekend makes a stream begin anew
 
@@ -21,22 +22,20 @@ IDLE_HOURS = 168.0  # a week, so that no weekend makes a stream begin anew
 class Scored:
     """Everything known about a batch after scoring: N ticks, their features, the expectation float32 [N, F], the verdicts.
 
-    `repeated` bool [N] marks ticks that equal their stream's last one in every field; `refused` are ticks of new streams that
-    the limit keeps out, which are not among the N.
+    `refused` are ticks of new streams that the limit keeps out, which are not among the N.
     """
 
     ticks: Ticks
     features: Features
     expected: NDArray[np.float32]
     verdicts: Verdicts
-    repeated: NDArray[np.bool_]
     refused: Ticks
 
 
 def warm_up(model: Model) -> None:
     """Compile the kernels, which takes seconds on the first use on a machine, and run the model once."""
-    nothing = np.full(2, np.nan)
-    two = Ticks(np.zeros(2, np.int32), np.arange(2), ["", ""], np.arange(2), np.ones(2), *[nothing] * 5)
+    tick = b'{"stream":"warm-up","ts":1,"price":1}'
+    two, _ = decode(Records(np.zeros(2, np.int32), np.arange(2), [None, None], [tick, tick.replace(b"1,", b"2,")]))
     Scorer(model, 20.0).score(two)
 
 
@@ -60,15 +59,15 @@ class Scorer:
     def score(self, ticks: Ticks) -> Scored:
         """Score the ticks in order and move their streams' state on. Any split into batches gives the same bits."""
         streams = self.streams
-        rows, repeated = streams.rows(ticks)
+        rows = streams.rows(ticks)
         refused = ticks.take(np.flatnonzero(rows < 0))
         if len(refused):
             known = np.flatnonzero(rows >= 0)
-            ticks, rows, repeated = ticks.take(known), rows[known], repeated[known]
+            ticks, rows = ticks.take(known), rows[known]
         found = features(ticks, rows, streams.features, self._prior)
         x = found.x
         expected = np.zeros_like(x)
-        folded = np.flatnonzero(found.lateness == 0.0)
+        folded = np.flatnonzero(found.folded)
         expected[folded] = self.model.reconstruct(x[folded], rows[folded], streams.recurrent)
         verdicts = self._judge.judge(ticks.offset, rows, found, x, expected, streams.judge)
-        return Scored(ticks, found, expected, verdicts, repeated, refused)
+        return Scored(ticks, found, expected, verdicts, refused)

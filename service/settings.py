@@ -148,21 +148,30 @@ class Kafka:
     password_file: Annotated[Path | None, _option("--password-file", "File that holds the SASL password.")] = None
 
 
-def spread(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with each field of its parameter `kafka: Kafka` as an option of its own."""
-    own = inspect.signature(command, eval_str=True).parameters
+# The fields of Kafka that a command needs which only reads.
+CONNECTION = (
+    *("bootstrap_servers", "security_protocol", "ca_file", "cert_file", "key_file"),
+    *("sasl_mechanism", "username", "password_file"),
+)
+
+
+def spread(command: Callable[..., None], only: tuple[str, ...] = ()) -> Callable[..., None]:
+    """The command with each field of its parameter `kafka: Kafka`, or `only` some, as an option of its own."""
+    own = list(inspect.signature(command, eval_str=True).parameters.values())
     hints = get_type_hints(Kafka, include_extras=True)
     options = [
         inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=hints[f.name])
         for f in fields(Kafka)
+        if not only or f.name in only
     ]
-    rest = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for name, p in own.items() if name != "kafka"]
+    place = [p.name for p in own].index("kafka")
+    rest = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own if p.name != "kafka"]
 
     @wraps(command)
     def flat(**given: Any) -> None:
-        names = [p.name for p in rest]
-        command(Kafka(**{k: v for k, v in given.items() if k not in names}), **{k: given[k] for k in names})
+        command(kafka=Kafka(**{o.name: given.pop(o.name) for o in options}), **given)
 
-    flat.__signature__ = inspect.Signature([*options, *rest])  # type: ignore[attr-defined]  # what typer reads
-    flat.__annotations__ = {p.name: p.annotation for p in [*options, *rest]}
+    parameters = [*rest[:place], *options, *rest[place:]]
+    flat.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what typer reads
+    flat.__annotations__ = {p.name: p.annotation for p in parameters}
     return flat

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from service import features, idle, judge
 from service.logs import PartitionState
-from service.ticks import NUMBERS, Ticks
+from service.ticks import Ticks
 
 NOBODY = -1
 HOUR = 3_600_000_000_000
@@ -61,8 +61,8 @@ class Streams:
         """Memory held by the rows, spare ones included."""
         return self._owner.nbytes + sum(table.nbytes for table in self._bytes())
 
-    def rows(self, ticks: Ticks) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """(row of each tick int64 [N], whether it repeats its stream's last tick in every field bool [N]).
+    def rows(self, ticks: Ticks) -> NDArray[np.int64]:
+        """The row of each tick, int64 [N].
 
         A stream that is new, or was idle for too long, gets a fresh row; all are marked as changed. The row is -1 where the
         stream is new and its partition holds as many as it may.
@@ -73,7 +73,7 @@ class Streams:
         n = len(ticks)
         top = int(ticks.partition.max(initial=0))
         self._clocks = np.append(self._clocks, np.ones(max(0, top + 1 - len(self._clocks)), np.int64))
-        found, repeated = np.empty(n, np.int64), np.empty(n, np.bool_)
+        found = np.empty(n, np.int64)
         held: dict[str, int] = {}
         changed: dict[str, int] = {}
         current, done = -1, 0
@@ -85,7 +85,7 @@ class Streams:
             row = held.get(name)
             if row is None:
                 if self.most is not None and len(held) >= self.most:
-                    self._live(ticks, found, repeated, slice(done, i))
+                    self._live(ticks, found, slice(done, i))
                     done = i
                     self._expire(p)
                     if len(held) >= self.most:
@@ -94,18 +94,14 @@ class Streams:
                 row = held[name] = self._new_row(p, name)
             changed[name] = row
             found[i] = row
-        self._live(ticks, found, repeated, slice(done, n))
-        return found, repeated
+        self._live(ticks, found, slice(done, n))
+        return found
 
-    def _live(self, ticks: Ticks, found: NDArray[np.int64], repeated: NDArray[np.bool_], part: slice) -> None:
+    def _live(self, ticks: Ticks, found: NDArray[np.int64], part: slice) -> None:
         """Let the clocks run over some of the ticks; whoever was idle goes on in a fresh row."""
         rows, partition = found[part], ticks.partition[part]
-        fields = [getattr(ticks, name)[part] for name in ("ts", *NUMBERS)]
-        prints = np.array([field.view(np.uint64) for field in map(np.ascontiguousarray, fields)])
         expired = np.empty(len(rows), np.bool_)
-        idle.live(
-            partition, rows, fields[0], prints, self._life, self._clocks, self._idle, expired, repeated[part]
-        )  # fmt: skip
+        idle.live(partition, rows, ticks.ts[part], self._life, self._clocks, self._idle, expired)
         for i in np.flatnonzero(expired).tolist():
             p, old = int(partition[i]), int(rows[i])
             name = self._names[old]

@@ -18,6 +18,8 @@ MAX_RECORD_BYTES = 65_536
 MAX_STREAM_LENGTH = 256
 MAX_MAGNITUDE = 1e15  # prices and sizes beyond this are taken for corrupt: their squares must stay finite
 MAX_TS = 2**63 - 1 - 10**18  # leaves room for differences in int64 nanoseconds
+MAX_SEQ = 2**63 - 1
+NO_SEQ = -1
 
 NUMBERS = ("price", "size", "bid", "ask", "bid_size", "ask_size")
 
@@ -28,7 +30,8 @@ class Ticks:
 
     `partition` int32 [N] and `offset` int64 [N] say where each came from; `stream` is a list of N names; `ts` int64 [N]
     nanoseconds since 1970; the other columns are float64 [N] in the feed's own units, NaN where the feed has none.
-    `size` 0 or NaN marks a quote update.
+    `size` 0 or NaN marks a quote update. `seq` int64 [N] is the feed's own number of the tick in its stream, NO_SEQ where it
+    gives none.
     """
 
     partition: NDArray[np.int32]
@@ -41,6 +44,7 @@ class Ticks:
     ask: NDArray[np.float64]
     bid_size: NDArray[np.float64]
     ask_size: NDArray[np.float64]
+    seq: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.stream)
@@ -64,6 +68,7 @@ class Tick(msgspec.Struct, gc=False):
     ask: float | None = None
     bid_size: float | None = None
     ask_size: float | None = None
+    seq: int | None = None
 
 
 _decode_tick = msgspec.json.Decoder(Tick).decode
@@ -114,6 +119,8 @@ def _fill_in(tick: Tick, key: bytes | None) -> Tick | str:
             return f"ts: {error}"
     if not 0 <= tick.ts <= MAX_TS:
         return f"ts {tick.ts} is outside 0 to {MAX_TS} nanoseconds since 1970"
+    if tick.seq is not None and not 0 <= tick.seq <= MAX_SEQ:
+        return f"seq {tick.seq} is outside 0 to {MAX_SEQ}"
     return tick
 
 
@@ -158,6 +165,7 @@ def decode(records: Records) -> tuple[Ticks, list[DeadLetter]]:
         offset=records.offset[at],
         stream=[t.stream for t in kept],  # type: ignore[misc]  # filled in by _decode_one
         ts=np.array([t.ts for t in kept], dtype=np.int64),
+        seq=np.array([NO_SEQ if t.seq is None else t.seq for t in kept], dtype=np.int64),
         **columns,
     )
     bad = problems(columns)
@@ -172,7 +180,8 @@ def encode(ticks: Ticks) -> list[bytes]:
     names = [n for n in NUMBERS if n == "price" or not np.isnan(getattr(ticks, n)).all()]
     columns: list[Sequence[Any]] = [ticks.stream, ticks.ts.tolist()]
     columns += [getattr(ticks, n).tolist() for n in names]
-    keys = ("stream", "ts", *names)
+    columns.append([math.nan if seq == NO_SEQ else seq for seq in ticks.seq.tolist()])
+    keys = ("stream", "ts", *names, "seq")
     to_json = msgspec.json.Encoder().encode
     return [
         to_json({k: v for k, v in zip(keys, row, strict=True) if v == v})  # noqa: PLR0124  (NaN is not itself)

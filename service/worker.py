@@ -112,9 +112,8 @@ class Worker:
         for partition in np.unique(records.partition).tolist():
             pending.offsets[partition] = int(records.offset[records.partition == partition][-1]) + 1
         pending.scored += len(scored.ticks)
-        late = scored.features.lateness > 0
-        pending.late += int(late.sum())
-        pending.repeated += int((scored.repeated & ~late).sum())
+        pending.late += int((scored.features.lateness > 0).sum())
+        pending.repeated += int((scored.features.repeats > 0).sum())
         self._metrics.scores.observe(scored.verdicts.score)
         self._metrics.batch_ticks.observe(len(records))
         self._metrics.batch_seconds.observe(self._clock() - began)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.ticks import NUMBERS, Ticks
+from service.ticks import NO_SEQ, NUMBERS, Ticks
 
 ROOT = Path(__file__).parent.parent
 REAL = ROOT.parent / "shared" / "data" / "ticks"
@@ -53,6 +54,7 @@ def random_ticks(n: int, streams: int = 5, seed: int = 0, partitions: int = 1) -
         ask=cents(mid + half),
         bid_size=lots(50),
         ask_size=lots(50),
+        seq=np.full(n, NO_SEQ),
     )
 
 
@@ -61,7 +63,7 @@ def with_numbers(ticks: Ticks, at: int, **numbers: float) -> Ticks:
     columns = {name: getattr(ticks, name).copy() for name in NUMBERS}
     for name, value in numbers.items():
         columns[name][at] = value
-    return Ticks(ticks.partition, ticks.offset, ticks.stream, ticks.ts, **columns)
+    return replace(ticks, **columns)
 
 
 def every(ticks: Ticks, step: int) -> list[Ticks]:

@@ -25,7 +25,7 @@ from training.alarms import false_alarms
 
 SETTLED = 2_000  # ticks of each stream that are left out: its own statistics are still forming
 BUDGETS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
-MOST_SHAPE = 0.5  # a heavier tail says more about the fit than about the market
+MOST_SHAPE = 0.1  # so that channels stay comparable: those with heavier tails would hardly ever be heard
 MOST_EXCESSES = 20_000  # per stream and fit, so that a long stream does not drown the others
 LATE_EXCESS = 0.7  # clean history holds no late ticks to learn from: e^0.7 us, so that a millisecond is already unusual
 
@@ -93,7 +93,8 @@ def calibrate(model: bytes, streams: list[Ticks]) -> tuple[Calibration, dict[str
         found = _features(ticks, given)
         x = found.x
         state = np.zeros((1, loaded.recurrent), np.float32)
-        expected = loaded.reconstruct(x, np.zeros(len(x), np.int64), state)
+        expected = np.zeros_like(x)
+        expected[found.folded] = loaded.reconstruct(x[found.folded], np.zeros(found.folded.sum(), np.int64), state)
         seen.append(_Seen(found, x, expected))
 
     values = []

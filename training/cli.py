@@ -2,27 +2,54 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import Progress
+
+if TYPE_CHECKING:
+    from optuna import Study
 
 from service.errors import TickwatchError
-from service.settings import AlertBudget, Model, Seed
+from service.settings import CONNECTION, AlertBudget, Kafka, Model, Seed, spread
 from service.ticks import parse_ts
 
 MISSING = "this command needs {}: pip install 'tickwatch[training]'"
 
 
+@partial(spread, only=CONNECTION)
 def train(
-    data: Annotated[Path, typer.Option("--data", help="Tick file, or folder of them, to learn from.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The .onnx file to write.")],
+    kafka: Kafka,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .onnx file to write, its model card beside it.")],
+    data: Annotated[Path | None, typer.Option("--data", help="Tick file, or folder of them, to learn from.")] = None,
+    from_kafka: Annotated[
+        str | None, typer.Option("--from-kafka", help="Kafka topic to learn from instead; it is read without a group.")
+    ] = None,
+    hours: Annotated[
+        float, typer.Option("--hours", help="With --from-kafka: how far back, by the time of the records.", min=0.01)
+    ] = 24.0,
     cell: Annotated[str, typer.Option("--cell", help="Recurrent cell: lstm, gru or rnn.")] = "gru",
     hidden: Annotated[int, typer.Option("--hidden", help="Hidden size of encoder and decoder.", min=1, max=512)] = 32,
     bottleneck: Annotated[
         int, typer.Option("--bottleneck", help="Numbers that a tick is squeezed into.", min=1, max=64)
     ] = 4,
+    learning_rate: Annotated[
+        float, typer.Option("--learning-rate", help="Highest step of the optimiser.", min=1e-6, max=1.0)
+    ] = 0.015,
+    dropout: Annotated[
+        float, typer.Option("--dropout", help="Share of the encoder's output that is hidden.", min=0.0, max=0.9)
+    ] = 0.1,
+    noise: Annotated[
+        float, typer.Option("--noise", help="Standard deviations of noise that input is spoiled with.", min=0.0)
+    ] = 0.1,
+    sequence_length: Annotated[
+        int, typer.Option("--sequence-length", help="Ticks through which a gradient flows.", min=2, max=4096)
+    ] = 64,
     epochs: Annotated[int, typer.Option("--epochs", help="Passes over the history at most.", min=1)] = 20,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on after the last finished epoch of this run's folder.")
@@ -37,14 +64,42 @@ def train(
 ) -> None:
     """Train an autoencoder on history and export it with its calibration (needs the extra `training`)."""
     try:
+        from service.cli import reach  # noqa: PLC0415
         from training.fit import Settings  # noqa: PLC0415
+        from training.history import History, read_history  # noqa: PLC0415
+        from training.topic import keep, read_topic  # noqa: PLC0415
         from training.train import train as learn  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise TickwatchError(MISSING.format(error.name)) from error
     if cell not in ("rnn", "lstm", "gru"):
         raise TickwatchError(f"--cell {cell}: give lstm, gru or rnn")
-    wanted = Settings(cell=cell, hidden=hidden, bottleneck=bottleneck, epochs=epochs, seed=seed)  # type: ignore[arg-type]
-    done = learn(data, output, wanted, folder or Path("runs") / output.stem, resume, Console(stderr=True))
+    if (data is None) == (from_kafka is None):
+        raise TickwatchError("give either --data or --from-kafka to learn from")
+    console = Console(stderr=True)
+    results = folder or Path("runs") / output.stem
+    wanted = Settings(
+        cell=cell,  # type: ignore[arg-type]
+        hidden=hidden,
+        bottleneck=bottleneck,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        dropout=dropout,
+        noise=noise,
+        chunk=sequence_length,
+        seed=seed,
+    )
+
+    def read() -> History:
+        if from_kafka is None:
+            return read_history(data or Path())
+        kept = results / "history.parquet"  # the topic moves on, and --resume needs the same ticks
+        if resume and kept.exists():
+            return replace(read_history(kept), origin=f"Kafka topic {from_kafka}, as read by an earlier run")
+        found = read_topic(reach(kafka), from_kafka, hours, time.time_ns() // 1_000_000, console)
+        keep(found, kept)
+        return found
+
+    done = learn(read, output, wanted, results, resume, console)
     typer.echo(
         f"wrote {output}: ticks={done.ticks} epochs={done.epochs} validation={done.validation:.4f} seconds={done.seconds:.0f}"
     )
@@ -71,3 +126,71 @@ def plot(
     except ValueError as error:
         raise TickwatchError(f"--at {at}: {error}") from error
     typer.echo(draw(file, stream, model, alert_budget, moment, around, output))
+
+
+def search(
+    data: Annotated[Path, typer.Option("--data", help="Tick file, or folder of them, to learn from.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the study, checkpoints of its trials, and the report.")
+    ],
+    study: Annotated[str, typer.Option("--study", help="Name of the study in its database.")] = "tickwatch",
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            "--storage",
+            help="Database URL, as SQLAlchemy takes it; machines that name the same one share the study."
+            " [default: study.db in the output folder]",
+        ),
+    ] = None,
+    trials: Annotated[
+        int, typer.Option("--trials", help="Finished trials in all, those of earlier runs too.", min=1)
+    ] = 40,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", help="Seconds after which no further epoch begins.", min=1)
+    ] = None,
+    jobs: Annotated[int, typer.Option("--jobs", help="Processes on this machine, one core each.", min=1, max=256)] = 1,
+    epochs: Annotated[int, typer.Option("--epochs", help="Passes over the history of each trial at most.", min=3)] = 10,
+    seed: Seed = 1,
+) -> None:
+    """Search for the settings with which `train` learns best; the same command goes on after a stop (extra `training`)."""
+    try:
+        from training.history import read_history  # noqa: PLC0415
+        from training.search import Search  # noqa: PLC0415
+        from training.search import search as look  # noqa: PLC0415
+        from training.searchreport import command, report  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise TickwatchError(MISSING.format(error.name)) from error
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TickwatchError(f"--output {output}: {error.strerror}; give a folder that can be written") from error
+    wanted = Search(storage or f"sqlite:///{output / 'study.db'}", study, trials, timeout, jobs, epochs, seed)
+
+    def tell(found: Study) -> None:
+        report(found, str(data)).write(output)
+        typer.echo(f"wrote {output / 'report.html'}; the best trial, {found.best_trial.number}, again:")
+        typer.echo(command(found, str(data)))
+
+    look(read_history(data), wanted, output, tell, Console(stderr=True))
+
+
+def forecast(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for report.html, report.md and its pictures.")
+    ] = Path("runs/forecast"),
+    seed: Seed = 1,
+) -> None:
+    """Run the classic airline passengers experiment with each cell against simple forecasts (extra `training`)."""
+    try:
+        from training.forecast import FITS, forecasts, passengers  # noqa: PLC0415
+        from training.forecastreport import report  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise TickwatchError(MISSING.format(error.name)) from error
+    series = passengers()
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
+        bar = progress.add_task("training", total=FITS)
+        found = forecasts(series, seed, lambda: progress.advance(bar))
+    told = report(series, found)
+    told.write(output)
+    typer.echo(f"{told.paragraphs[1]}\nwrote {output / 'report.html'}")

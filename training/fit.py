@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from training.cells import Cell
 from training.tape import Tape, tape
 
 CHECKPOINT = "checkpoint.pt"
+MEASURED = 64  # ticks of a chunk in validation, whatever it is in training: so losses of all settings compare
 COLD_WEIGHT = 0.1  # of a chunk that begins with a zero state: its errors are the state's fault, not the ticks'
 CLIP_NORM = 1.0
 LARGEST_GAIN = 2.0  # of a gate's R; without a limit rounding grew until torch and onnxruntime were 1.5e-4 apart
@@ -62,6 +63,11 @@ class Settings:
     def trained(self, ticks: int) -> int:
         """How many of a stream's ticks, its first, are trained on; the rest validate."""
         return ticks - round(ticks * self.validation)
+
+    def enough(self, ticks: int) -> bool:
+        """Whether a stream of so many ticks fills a chunk of both parts; one that does not teaches nothing."""
+        trained = self.trained(ticks)
+        return trained >= self.chunk and ticks - trained >= MEASURED
 
 
 @dataclass(frozen=True)
@@ -151,11 +157,11 @@ def train_epoch(
 
 @torch.no_grad()
 def validate(model: Autoencoder, ticks: Tensor, cut: Tape, settings: Settings) -> float:
-    """Loss over the tape, every stream counting the same whatever its length."""
+    """Loss over a tape of chunks of MEASURED ticks, every stream counting the same whatever its length."""
     model.eval()
     state = torch.zeros(cut.start.shape[1], model.state_size)
     losses, weights = np.zeros(cut.stream.max() + 1), np.zeros(cut.stream.max() + 1)
-    for x, cold, stream in columns(ticks, cut, settings.chunk):
+    for x, cold, stream in columns(ticks, cut, MEASURED):
         reconstruction, state = model(x, state.masked_fill(cold[:, None], 0.0))
         weight = np.where(cold, COLD_WEIGHT, 1.0)
         np.add.at(losses, stream, weight * reconstruction_error(x, reconstruction, settings.huber).numpy())
@@ -170,15 +176,17 @@ def fit(
     folder: Path,
     resume: bool,
     console: Console,
+    after_epoch: Callable[[Sequence[Epoch]], None] = lambda _: None,
 ) -> Fit:
     """Fit an autoencoder to the features float32 [N, F] of each stream; `folder` gets a checkpoint after every epoch.
 
-    `resume` goes on from that checkpoint. Raises Interrupted on Ctrl-C, and TickwatchError where the checkpoint is
+    `resume` goes on from that checkpoint. `after_epoch` is given all epochs so far and may end the fit by an exception,
+    which loses nothing either. Raises Interrupted on Ctrl-C, and TickwatchError where the checkpoint is
     missing or was made with other settings or from other data, whose SHA-256 is `fingerprint`.
     """
     torch.set_num_threads(1)  # steps this small run three times slower on two threads, and sums would change with them
     train, held_out = _split(streams, settings)
-    held_out_tape = tape(held_out.lengths, settings.chunk, settings.lanes)
+    held_out_tape = tape(held_out.lengths, MEASURED, settings.lanes)
     torch.manual_seed(settings.seed * 100_000)
     model = Autoencoder(streams[0].shape[1], settings.cell, settings.hidden, settings.bottleneck, settings.dropout)
     optimiser = torch.optim.AdamW(model.parameters(), weight_decay=settings.weight_decay)
@@ -212,6 +220,7 @@ def fit(
                 progress.console.print(
                     f"epoch {epoch + 1}: loss {epochs[-1].train:.4f}, validation {validation:.4f}{mark}"
                 )
+                after_epoch(epochs)
     except KeyboardInterrupt:
         raise Interrupted(
             f"stopped in epoch {len(epochs) + 1} of {settings.epochs}; "

@@ -1,9 +1,10 @@
-"""History to learn from: the ticks of every file of a folder, stream by stream, and a fingerprint of them all."""
+"""History to learn from: ticks from files or elsewhere, stream by stream, and a fingerprint of them all."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,28 +20,47 @@ from service.ticks import NUMBERS, Ticks
 class History:
     """Ticks by stream, each stream's in the order of its files sorted by name; `rejected` rows could not be read.
 
-    `fingerprint` is the SHA-256 of the streams' names and columns: the same ticks have the same one, however they were
-    cut into files or chunks.
+    `origin` tells in words where they are from, and names no place of this machine. `fingerprint` is the SHA-256 of the
+    streams' names and columns: the same ticks have the same one, however they were cut into files or chunks.
     """
 
     streams: dict[str, Ticks]
     rejected: int
     fingerprint: str
+    origin: str
+
+    @property
+    def ticks(self) -> int:
+        """How many there are in all."""
+        return sum(map(len, self.streams.values()))
 
 
 def read_history(path: Path) -> History:
     """Every tick of a file, or of the tick files in a folder. Raises TickwatchError where there is none."""
-    found: dict[str, list[Ticks]] = defaultdict(list)
     rejected = 0
-    for file in tick_files(path):
-        for chunk in read_ticks(file):
-            rejected += len(chunk.rejects)
-            for name, ticks in _by_stream(chunk.ticks).items():
-                found[name].append(ticks)
-    if not found:
+    paths = tick_files(path)
+
+    def chunks() -> Iterable[Ticks]:
+        nonlocal rejected
+        for file in paths:
+            for chunk in read_ticks(file):
+                rejected += len(chunk.rejects)
+                yield chunk.ticks
+
+    streams = gather(chunks())
+    if not streams:
         raise TickwatchError(f"{path} holds {rejected:,} rows, none of them a tick; `tickwatch replay` says why")
-    streams = {name: _join(found[name]) for name in sorted(found)}
-    return History(streams, rejected, _fingerprint(streams))
+    origin = f"{len(paths)} tick file{'s' * (len(paths) > 1)}"
+    return History(streams, rejected, fingerprint(streams), origin)
+
+
+def gather(chunks: Iterable[Ticks]) -> dict[str, Ticks]:
+    """The ticks of all chunks by stream, sorted by name; a stream's ticks stay in order."""
+    found: dict[str, list[Ticks]] = defaultdict(list)
+    for chunk in chunks:
+        for name, ticks in _by_stream(chunk).items():
+            found[name].append(ticks)
+    return {name: _join(name, found.pop(name)) for name in sorted(found)}
 
 
 def _by_stream(ticks: Ticks) -> dict[str, Ticks]:
@@ -53,19 +73,21 @@ def _by_stream(ticks: Ticks) -> dict[str, Ticks]:
     return {name: ticks.take(part) for name, part in zip(code, parts, strict=True)}
 
 
-def _join(parts: list[Ticks]) -> Ticks:
-    def column(name: str) -> Any:
-        return np.concatenate([getattr(part, name) for part in parts])
+def _join(name: str, parts: list[Ticks]) -> Ticks:
+    def column(number: str) -> Any:
+        return np.concatenate([getattr(part, number) for part in parts])
 
-    numbers = {name: column(name) for name in ("partition", "offset", "ts", *NUMBERS)}
-    return Ticks(stream=[name for part in parts for name in part.stream], **numbers)
+    numbers = {number: column(number) for number in ("partition", "offset", "ts", *NUMBERS, "seq")}
+    return Ticks(stream=[name] * len(numbers["ts"]), **numbers)
 
 
-def _fingerprint(streams: dict[str, Ticks]) -> str:
+def fingerprint(streams: dict[str, Ticks]) -> str:
+    """SHA-256 of the streams' names and columns, 64 hex digits."""
     digest = hashlib.sha256()
     for name, ticks in streams.items():
         digest.update(f"{name}\0{len(ticks)}\0".encode())
-        digest.update(ticks.ts.astype("<i8").tobytes())
+        for numbers in (ticks.ts, ticks.seq):
+            digest.update(numbers.astype("<i8").tobytes())
         for number in NUMBERS:
             values = getattr(ticks, number)
             digest.update(np.where(np.isnan(values), np.nan, values).astype("<f8").tobytes())  # one NaN for all NaNs

@@ -1,9 +1,11 @@
-"""From a folder of ticks to a model file: history, features, fit, calibrate, export. Behind `tickwatch train`."""
+"""From history to a model file: features, fit, calibrate, export, and a card in words. Behind `tickwatch train`."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -11,17 +13,23 @@ from pathlib import Path
 import msgspec
 import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from rich.console import Console
 
+from service import autoencoder
 from service.card import FORMAT, ModelCard, Standardisation
 from service.errors import TickwatchError
-from service.features import FEATURE_SET, FEATURES, offline
+from service.features import FEATURE_SET, FEATURES, Prior, offline
+from service.ticks import Ticks
 from training.calibrate import NEUTRAL, calibrate, prior
 from training.export import export
 from training.fit import Fit, Settings, fit
-from training.history import History, read_history
+from training.history import History
+from training.modelcard import describe
 
-# A change in any of these modules may change the model that comes out.
+NAMED = 10  # short streams that are told by name
+
+# A change in any of these modules may change the model that comes out; modelcard only describes it.
 SOURCES = {
     "service": ("card", "features", "judge"),
     "training": ("alarms", "autoencoder", "calibrate", "cells", "export", "fit", "history", "tape", "train"),
@@ -38,23 +46,26 @@ class Trained:
     seconds: float
 
 
-def train(data: Path, output: Path, settings: Settings, folder: Path, resume: bool, console: Console) -> Trained:
-    """Learn a detector from the tick file or folder `data` and write it to `output`.
+def train(
+    read: Callable[[], History], output: Path, settings: Settings, folder: Path, resume: bool, console: Console
+) -> Trained:
+    """Learn a detector from the history that `read` gives and write it to `output`, and its model card beside it.
 
-    `folder` takes settings, curves, checkpoint and a copy of the model. The same ticks, settings, code and kind
-    of CPU give the same bytes. Raises TickwatchError, and Interrupted on Ctrl-C, from which `resume` goes on.
+    `folder` takes settings, curves, checkpoint and a copy of both. The same ticks, settings, code and kind of CPU give
+    the same bytes. Raises TickwatchError, and Interrupted on Ctrl-C, from which `resume` goes on.
     """
     began = time.monotonic()
     _prepare(output, folder)
-    history = read_history(data)
-    streams = list(history.streams.values())
-    ticks = sum(map(len, streams))
-    console.print(f"{ticks:,} ticks of {len(streams)} streams; {history.rejected:,} rows could not be read")
+    history = read()
+    console.print(
+        f"{history.ticks:,} ticks of {len(history.streams)} streams; {history.rejected:,} rows could not be read"
+    )
     if not resume:
         (folder / "settings.json").write_bytes(_run_record(settings, history))
 
-    given = prior([t.take(np.arange(settings.trained(len(t)))) for t in streams])
-    inputs = [offline(t, given) for t in streams]
+    used = long_enough(history, settings, console)
+    streams = list(used.values())
+    given, inputs = learnable(streams, settings)
     fitted = fit(inputs, settings, history.fingerprint, folder, resume, console)
     _plot(fitted, folder / "curves.png")
     card = ModelCard(
@@ -73,15 +84,43 @@ def train(data: Path, output: Path, settings: Settings, folder: Path, resume: bo
     )
     with console.status("calibrating the judge"):
         calibration, thresholds = calibrate(export(fitted.model, card), streams)
-    model = export(fitted.model, msgspec.structs.replace(card, calibration=calibration, thresholds=thresholds))
+        model = export(fitted.model, msgspec.structs.replace(card, calibration=calibration, thresholds=thresholds))
+        words = describe(autoencoder.parse(model, output), output.name, settings, fitted.epochs, history, used)
     kept = folder / "model.onnx"
-    kept.write_bytes(model)
+    _write(kept, model, words)
     try:
-        output.write_bytes(model)
+        _write(output, model, words)
     except OSError as error:
         raise TickwatchError(f"{output} can't be written ({error.strerror}); the model is in {kept}") from error
     best = fitted.epochs[fitted.best]
-    return Trained(ticks, len(fitted.epochs), best.validation, time.monotonic() - began)
+    return Trained(history.ticks, len(fitted.epochs), best.validation, time.monotonic() - began)
+
+
+def long_enough(history: History, settings: Settings, console: Console) -> dict[str, Ticks]:
+    """The streams that fill a chunk of both parts; the others are named. Raises TickwatchError where there is none."""
+    short = {name: len(ticks) for name, ticks in history.streams.items() if not settings.enough(len(ticks))}
+    if len(short) == len(history.streams):
+        name = max(short, key=short.__getitem__)
+        raise TickwatchError(
+            f"history is too short: the longest stream, {name}, has {short[name]} ticks; give more ticks, of one stream"
+            f" at least {next(n for n in itertools.count() if settings.enough(n))}"
+        )
+    if short:
+        named = ", ".join(f"{name} ({ticks} ticks)" for name, ticks in itertools.islice(short.items(), NAMED))
+        more = f" and {len(short) - NAMED} more" if len(short) > NAMED else ""
+        console.print(f"too short to learn from and left out: {named}{more}", markup=False, highlight=False)
+    return {name: ticks for name, ticks in history.streams.items() if name not in short}
+
+
+def learnable(streams: list[Ticks], settings: Settings) -> tuple[Prior, list[NDArray[np.float32]]]:
+    """What new streams are standardised by, from the parts to train on; and the features float32 [N, F] of each stream."""
+    given = prior([t.take(np.arange(settings.trained(len(t)))) for t in streams])
+    return given, [offline(t, given) for t in streams]
+
+
+def _write(path: Path, model: bytes, words: str) -> None:
+    path.write_bytes(model)
+    path.with_suffix(".md").write_text(words, encoding="utf-8")
 
 
 def code_revision() -> str:
@@ -108,6 +147,7 @@ def _run_record(settings: Settings, history: History) -> bytes:
     record = {
         "settings": asdict(settings),
         "data_fingerprint": history.fingerprint,
+        "origin": history.origin,
         "code_revision": code_revision(),
         "ticks": {name: len(ticks) for name, ticks in history.streams.items()},
     }

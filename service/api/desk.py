@@ -185,9 +185,10 @@ class Desk:
         metrics.batch_seconds.observe(seconds)
         metrics.batch_ticks.observe(sum(len(job.ticks) for job in jobs))
         if scored is not None:
-            late = int((scored.features.lateness > 0).sum())
+            late, repeated = (int((column > 0).sum()) for column in (scored.features.lateness, scored.features.repeats))
             metrics.ticks.labels("late").inc(late)
-            metrics.ticks.labels("scored").inc(len(scored.ticks) - late)
+            metrics.ticks.labels("repeated").inc(repeated)
+            metrics.ticks.labels("scored").inc(len(scored.ticks) - late - repeated)
             metrics.scores.observe(scored.verdicts.score)
 
 

@@ -24,7 +24,7 @@ from service.features import FEATURES
 from service.judge import PHASES
 from service.logs import Checkpoint, PartitionState
 from service.scorer import Scored, Scorer
-from service.ticks import NUMBERS, Ticks
+from service.ticks import NO_SEQ, NUMBERS, Ticks
 
 SOURCE = "http"  # stands where alerts of a worker name its topic
 AHEAD_SECONDS = 86_400  # a time that lies further ahead would make all later ticks of its stream late ones
@@ -242,6 +242,7 @@ class Engine:
             offset=offset,
             stream=list(columns["stream"]),
             ts=np.array(columns["ts"], np.int64),
+            seq=np.array([NO_SEQ if seq is None else seq for seq in columns["seq"]], np.int64),
             **{name: np.array(columns[name], np.float64) for name in NUMBERS},
         )
 

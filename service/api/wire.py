@@ -15,7 +15,7 @@ from service.api.arrow import BROKEN, read_arrow
 from service.api.problems import Problem
 from service.columns import to_ticks
 from service.errors import TickwatchError
-from service.ticks import MAX_MAGNITUDE, MAX_STREAM_LENGTH, MAX_TS, NUMBERS, parse_ts
+from service.ticks import MAX_MAGNITUDE, MAX_SEQ, MAX_STREAM_LENGTH, MAX_TS, NO_SEQ, NUMBERS, parse_ts
 
 JSON, NDJSON, ARROW = "application/json", "application/x-ndjson", "application/vnd.apache.arrow.stream"
 
@@ -28,7 +28,6 @@ _DAY = r"(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|(?:0[469]|11)-(?:0[1-9
 _TIME = r"(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:[.][0-9]{1,9})?(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])?"
 ISO_8601 = f"^(?:{_YEAR}-{_DAY}|{_LEAP}-02-29)T{_TIME}$"
 
-MAX_SEQ = 2**63 - 1
 Stream = Annotated[str, Meta(min_length=1, max_length=MAX_STREAM_LENGTH, description="name of the stream")]
 Nanoseconds = Annotated[int, Meta(ge=0, le=MAX_TS, description="nanoseconds since 1970")]
 Whole = Annotated[float, Meta(ge=0, le=2**63)]  # to JSON 1.0 is an integer; see _complete
@@ -290,12 +289,11 @@ def _read_arrow(body: bytes, most: int, stream: str | None) -> ScoreRequest:
         raise invalid("", f"Arrow: {error}") from error
     if rejects:
         raise invalid(f"ticks[{rejects[0].offset}]", rejects[0].reason)
-    sequence = columns["seq"].to_pylist() if "seq" in columns else [None] * n
     numbers = zip(*(getattr(ticks, name).tolist() for name in NUMBERS), strict=True)
     found = []
-    for name, ts, seq, row in zip(ticks.stream, ticks.ts.tolist(), sequence, numbers, strict=True):
+    for name, ts, seq, row in zip(ticks.stream, ticks.ts.tolist(), ticks.seq.tolist(), numbers, strict=True):
         size, bid, ask, bid_size, ask_size = (None if math.isnan(v) else v for v in row[1:])
-        found.append(Tick(ts, row[0], name or None, size, bid, ask, bid_size, ask_size, seq))
+        found.append(Tick(ts, row[0], name or None, size, bid, ask, bid_size, ask_size, None if seq == NO_SEQ else seq))
     if not found:
         raise invalid("", "the body holds no tick")
     return ScoreRequest(found, state)

@@ -185,5 +185,6 @@ def _columns(p: int, chunk: list[tuple[int, dict[str, Any]]]) -> Ticks:
         offset=np.array([offset for offset, _ in chunk], np.int64),
         stream=[t["stream"] for _, t in chunk],
         ts=np.array([t["ts"] for _, t in chunk], np.int64),
+        seq=np.array([t.get("seq", -1) for _, t in chunk], np.int64),
         **numbers,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import datetime
 
 import numpy as np
@@ -12,7 +13,7 @@ from service.alerts import CONTRIBUTIONS, MOST_REASONS, Alert, alerts, cloud_eve
 from service.autoencoder import load
 from service.judge import C
 from service.scorer import Scorer
-from service.ticks import Ticks
+from service.ticks import NO_SEQ, Ticks
 from tests.samples import random_ticks, shipped, with_numbers
 
 MODEL = load(shipped("gru"))
@@ -55,11 +56,30 @@ def test_a_gap_and_a_late_tick_are_told_as_time() -> None:
     late = CALM.ts.copy()
     late[AT] -= 5_000_000_000
     for ts, words in ((gap, "h since the last tick"), (late, "older than a tick already seen")):
-        shifted = Ticks(CALM.partition, CALM.offset, CALM.stream, ts, *(getattr(CALM, n) for n in NUMBERS))
-        assert any(words in r.text for r in alert_for(shifted).reasons)
+        assert any(words in r.text for r in alert_for(replace(CALM, ts=ts)).reasons)
 
 
-NUMBERS = ("price", "size", "bid", "ask", "bid_size", "ask_size")
+def test_a_tick_that_comes_again_and_again_is_told_as_such() -> None:
+    stuck = CALM.take(np.r_[:AT, np.full(len(CALM) - AT, AT)])
+    scorer = Scorer(MODEL, 20)
+    found = alerts(scorer.score(replace(stuck, offset=CALM.offset)), "ticks", MODEL.id, scorer.threshold)
+    first = next(a for a in found if a.offset > AT)
+    assert [r.feature for r in first.reasons] == ["repeats"]
+    assert "came before" in first.reasons[0].text
+
+
+def test_what_lasts_is_told_with_what_was_expected() -> None:
+    wide = CALM.ask.copy()
+    wide[AT - 30 :] += 6.0
+    scorer = Scorer(MODEL, 20)
+    found = alerts(scorer.score(replace(CALM, ask=wide)), "ticks", MODEL.id, scorer.threshold)
+    assert any("lately spread" in r.text for a in found for r in a.reasons)
+
+
+def test_an_alert_carries_the_tick_with_its_sequence_number() -> None:
+    numbered = replace(with_numbers(CALM, AT, price=CALM.price[AT] * 1.2), seq=np.arange(len(CALM)))
+    assert alert_for(numbered).tick["seq"] == AT
+    assert "seq" not in alert_for(replace(numbered, seq=np.full(len(CALM), NO_SEQ))).tick
 
 
 def test_an_alert_is_a_cloud_event_with_a_deterministic_id() -> None:
@@ -77,10 +97,9 @@ def test_an_alert_is_a_cloud_event_with_a_deterministic_id() -> None:
 
 
 def test_an_alert_on_a_tick_without_quote_is_valid_json() -> None:
-    bare = {n: np.full(len(CALM), np.nan) for n in NUMBERS if n != "price"}
-    price = CALM.price.copy()
+    price, none = CALM.price.copy(), np.full(len(CALM), np.nan)
     price[AT] *= 2
-    ticks = Ticks(CALM.partition, CALM.offset, CALM.stream, CALM.ts, price=price, **bare)
+    ticks = replace(CALM, price=price, size=none, bid=none, ask=none, bid_size=none, ask_size=none)
     assert json.loads(cloud_event(alert_for(ticks)).value)["data"]["tick"] == {"price": price[AT]}
 
 

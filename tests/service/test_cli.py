@@ -26,6 +26,8 @@ LEVELS: tuple[list[str], ...] = (
     ["topics", "create"],
     ["train"],
     ["plot"],
+    ["search"],
+    ["forecast"],
 )
 
 
@@ -89,6 +91,10 @@ def test_rejected_rows_are_told_with_file_row_and_reason(tmp_path: Path) -> None
         (["replay", "model", "-o", "o.parquet", "--model", "t.jsonl"], "model t.jsonl: not an ONNX file", 3),
         (["replay", "model", "-o", "nowhere/o.parquet"], "--output nowhere/o.parquet", 1),
         (["train", "--data", ".", "-o", "m.onnx", "--cell", "cnn"], "--cell cnn", 1),
+        (["train", "-o", "m.onnx"], "give either --data or --from-kafka", 1),
+        (["train", "-o", "m.onnx", "--data", ".", "--from-kafka", "ticks"], "give either --data or --from-kafka", 1),
+        (["search", "--data", "nowhere", "-o", "found"], "nowhere does not exist", 1),
+        (["search", "--data", "nowhere", "-o", "t.jsonl"], "--output t.jsonl: File exists", 1),
         (["plot", "t.jsonl", "-o", "p.png", "--at", "noon"], "--at noon", 1),
         (["worker", "--password-file", "nowhere"], "--password-file nowhere", 1),
     ],

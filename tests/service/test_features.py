@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from service.features import CLIP, FEATURES, MEMORY, NO_PRIOR, SPREAD, F, Features, features, offline
-from service.ticks import Ticks
+from service.ticks import NO_SEQ, Ticks
 from tests.samples import every, random_ticks, with_numbers
 
 ONE = random_ticks(3000, streams=1)
@@ -23,7 +23,9 @@ def run(ticks: Ticks, memory: NDArray[np.void] | None = None) -> Features:
 
 
 def same(a: Features, b: Features) -> bool:
-    return all(np.array_equal(getattr(a, n), getattr(b, n), equal_nan=True) for n in ("z", "observed", "lateness"))
+    return all(
+        np.array_equal(getattr(a, n), getattr(b, n), equal_nan=True) for n in ("z", "observed", "lateness", "repeats")
+    )
 
 
 @pytest.mark.parametrize("step", [1, 7, 512])
@@ -86,6 +88,37 @@ def test_a_late_tick_is_measured_and_moves_nothing() -> None:
     assert len(offline(replace(ONE, ts=late))) == len(ONE) - 1
 
 
+def positions(found: Features) -> list[int]:
+    return np.flatnonzero(found.repeats).tolist()
+
+
+def test_a_tick_of_the_newest_time_that_came_before_is_a_repetition_and_moves_nothing() -> None:
+    order = np.r_[0:1000, 999, 1000:3000]
+    found = run(ONE.take(order))
+    assert positions(found) == [1000]
+    assert found.repeats[1000] == pytest.approx(1 / 15)
+    assert np.array_equal(np.delete(found.z, 1000, axis=0), run(ONE).z, equal_nan=True)
+
+
+@pytest.mark.parametrize(("several", "repeated"), [(8, [8, 9, 10, 11, 12, 13, 14, 15]), (9, [])])
+def test_without_numbers_a_burst_of_one_time_is_recognised_up_to_eight_ticks(several: int, repeated: list[int]) -> None:
+    burst = replace(ONE, ts=np.full(len(ONE), 7)).take(np.tile(np.arange(several), 2))
+    assert positions(run(burst)) == repeated
+
+
+def test_with_sequence_numbers_equal_ticks_are_new_and_different_ones_may_be_repetitions() -> None:
+    same = ONE.take(np.zeros(4, np.intp))
+    assert positions(run(same)) == [1, 2, 3]
+    assert positions(run(replace(same, seq=np.array([5, 6, 6, 7])))) == [2]
+    assert positions(run(replace(same, seq=np.array([5, 6, 4, 7]), price=np.arange(4.0)))) == [2]
+
+
+def test_sequence_numbers_that_start_again_with_a_later_time_are_a_new_session() -> None:
+    two = ONE.take(np.arange(4))
+    found = run(replace(two, ts=np.array([1, 2, 3, 4]), seq=np.array([900, 901, 0, 1])))
+    assert found.folded.all()
+
+
 def test_a_crossed_quote_is_negative_and_a_wide_one_positive() -> None:
     at = 2500
     middle = ONE.price[at]
@@ -118,7 +151,9 @@ def test_no_ticks_ever_put_nan_or_infinity_into_the_memory(
     ts = np.array([r[4] for r in rows], np.int64)
     blank = np.full(n, np.nan)
     memory = np.zeros(1, MEMORY)
-    ticks = Ticks(np.zeros(n, np.int32), np.arange(n), ["s"] * n, ts, price, size, bid, ask, blank, blank)
+    ticks = Ticks(
+        np.zeros(n, np.int32), np.arange(n), ["s"] * n, ts, price, size, bid, ask, blank, blank, np.full(n, NO_SEQ)
+    )
     found = run(ticks, memory)
     assert not np.isinf(found.z).any()
     for name in MEMORY.names or ():

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from service.errors import TickwatchError
 from service.files import FileChunk, count_ticks, read_ticks, tick_files
 from service.logs import DeadLetter, Records
-from service.ticks import NUMBERS, Ticks, decode, encode
+from service.ticks import NO_SEQ, NUMBERS, Ticks, decode, encode
 
 T = 1_700_000_000_000_000_000
 Row = dict[str, Any]
@@ -34,6 +34,7 @@ ROWS = st.lists(
             "stream": st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=8),
             "ts": st.integers(0, 2**62),
             "price": _price,
+            "seq": st.none() | st.integers(0, 2**63 - 1),
             **{n: st.none() | _price for n in ("bid", "ask")},
             **dict.fromkeys(("size", "bid_size", "ask_size"), _size),
         }
@@ -93,7 +94,7 @@ def decode_again(values: list[bytes | None], keys: list[bytes | None]) -> tuple[
 
 def assert_same(a: Ticks, b: Ticks) -> None:
     assert a.stream == b.stream
-    for name in ("offset", "ts", *NUMBERS):
+    for name in ("offset", "ts", "seq", *NUMBERS):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
 
 
@@ -128,6 +129,13 @@ def test_rows_come_in_input_order_in_chunks_and_from_any_start(tmp_path: Path, s
 
 
 @every_format
+def test_sequence_numbers_are_read_and_may_be_missing(tmp_path: Path, suffix: str) -> None:
+    rows: list[Row] = [{"ts": T, "price": 1.0, "seq": 2**62}, {"ts": T, "price": 2.0, "seq": None}]
+    assert read(WRITERS[suffix](tmp_path / f"x.{suffix}", rows)).ticks.seq.tolist() == [2**62, NO_SEQ]
+    assert read(WRITERS[suffix](tmp_path / f"y.{suffix}", [{"ts": T, "price": 1.0}])).ticks.seq.tolist() == [NO_SEQ]
+
+
+@every_format
 def test_a_file_without_streams_is_one_stream_named_after_it(tmp_path: Path, suffix: str) -> None:
     path = WRITERS[suffix](tmp_path / f"BRK.B.{suffix}", [{"ts": T, "price": 1.0}, {"ts": T, "price": 2.0}])
     assert read(path).ticks.stream == ["BRK.B", "BRK.B"]
@@ -146,6 +154,7 @@ BAD: dict[str, tuple[Row, str]] = {
     "no time": ({"ts": None}, "ts"),
     "time before 1970": ({"ts": -5}, "ts"),
     "time too late": ({"ts": 2**63 - 1}, "ts 9223372036854775807 is outside"),
+    "negative sequence number": ({"seq": -3}, "seq -3 is outside"),
     "long name": ({"stream": "x" * 257}, "stream has 257 characters"),
 }
 

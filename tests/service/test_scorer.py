@@ -14,6 +14,7 @@ from service.ticks import Ticks
 from tests.samples import CELLS, every, random_ticks, shipped
 
 TICKS = random_ticks(1500, streams=7, partitions=2)
+ONE = random_ticks(800, streams=1, seed=3)
 MODELS = {cell: load(shipped(cell)) for cell in CELLS}
 
 
@@ -59,6 +60,22 @@ def test_a_restored_worker_goes_on_with_the_same_bits(cut: int, cell: str) -> No
     for saved in crashed.streams.changed():
         restored.streams.load(saved)
     assert np.array_equal(scores(steady, [first, second])[cut:], scores(restored, [second]))
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    again=st.lists(st.tuples(st.integers(0, len(ONE) - 1), st.integers(0, 60)), max_size=20),
+    cell=st.sampled_from(CELLS),
+)
+def test_ticks_that_come_again_change_no_score_of_the_others(again: list[tuple[int, int]], cell: str) -> None:
+    """Each of `again` is the place of a tick and how many ticks later it comes a second time."""
+    key = [*((i, 0) for i in range(len(ONE))), *((min(i + later, len(ONE) - 1), 1) for i, later in again)]
+    source = np.array([*range(len(ONE)), *(i for i, _ in again)])
+    order = np.array(sorted(range(len(key)), key=lambda k: key[k]))
+    found = Scorer(MODELS[cell], 20).score(ONE.take(source[order]))
+    once = order < len(ONE)
+    assert np.array_equal(found.verdicts.score[once], Scorer(MODELS[cell], 20).score(ONE).verdicts.score)
+    assert np.array_equal(found.features.folded, once)
 
 
 def test_a_budget_ten_times_as_large_lowers_the_threshold(model: Model) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from service.logs import PartitionState
 from service.streams import HOUR, Streams, layout
-from service.ticks import Ticks
+from service.ticks import NO_SEQ, NUMBERS, Ticks
 from tests.samples import every
 
 S = 64
@@ -22,12 +22,13 @@ def ticks_of(streams: list[str], partitions: list[int] | None = None, ts: list[i
     n = len(streams)
     partition = np.array(partitions or [0] * n, np.int32)
     times = np.array(ts or [1] * n, np.int64) * HOUR
-    return Ticks(partition, np.arange(n), streams, times, np.ones(n), *[np.full(n, np.nan)] * 5)
+    numbers = dict.fromkeys(NUMBERS, np.ones(n))
+    return Ticks(partition, np.arange(n), streams, times, seq=np.full(n, NO_SEQ), **numbers)
 
 
 def filled(names: list[str], partition: int = 0) -> Streams:
     streams = Streams(S)
-    rows, _ = streams.rows(ticks_of(names, [partition] * len(names)))
+    rows = streams.rows(ticks_of(names, [partition] * len(names)))
     rng = np.random.default_rng(1)
     streams.recurrent[rows] = rng.standard_normal((len(names), S))
     streams.features["price"][rows] = rng.standard_normal(len(names))
@@ -58,7 +59,7 @@ def test_only_touched_rows_are_saved_and_only_once() -> None:
 
 def test_the_same_name_in_two_partitions_is_two_streams() -> None:
     streams = Streams(S)
-    rows, _ = streams.rows(ticks_of(["a", "a", "a"], [0, 1, 0]))
+    rows = streams.rows(ticks_of(["a", "a", "a"], [0, 1, 0]))
     assert rows[0] == rows[2] != rows[1]
     assert len(streams) == 2
 
@@ -68,7 +69,7 @@ def test_a_dropped_partition_leaves_clean_rows_behind() -> None:
     streams.drop(3)
     assert len(streams) == 0
     assert streams.changed() == []
-    rows, _ = streams.rows(ticks_of(["c", "d"], [3, 3]))
+    rows = streams.rows(ticks_of(["c", "d"], [3, 3]))
     assert not streams.recurrent[rows].any()
     assert streams.features["seen"][rows].sum() == 0
 
@@ -134,7 +135,7 @@ def test_who_begins_anew_and_who_is_refused_depends_on_the_ticks_alone(
     streams, found = Streams(S, IDLE, most), list[int | None]()
     saved: dict[tuple[int, str], bytes] = {}
     for batch in every(ticks, step):
-        rows, _ = streams.rows(batch)
+        rows = streams.rows(batch)
         for row in rows.tolist():
             found.append(None if row < 0 else int(streams.features["seen"][row]))
             if row >= 0:
@@ -180,14 +181,6 @@ def test_without_a_limit_of_idleness_nothing_is_ever_removed() -> None:
     streams = Streams(S)
     streams.rows(ticks_of(["a", "b", "b", "b"], None, [1, 1, 500_000, 900_000]))
     assert [s.removed for s in streams.changed()] == [[]]
-
-
-def test_a_tick_like_the_one_before_it_in_every_field_is_a_repetition() -> None:
-    ticks = ticks_of(["a", "b", "a", "a", "a", "a"], None, [1, 1, 1, 1, 2, 1])
-    ticks.price[3] = 2.0
-    streams = Streams(S)
-    found = [streams.rows(batch)[1].tolist() for batch in every(ticks, 2)]
-    assert found == [[False, False], [True, False], [False, False]]
 
 
 def test_the_layout_names_model_and_shape() -> None:

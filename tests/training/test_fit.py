@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +18,17 @@ from rich.console import Console
 from service.card import CellKind
 from service.errors import TickwatchError
 from training.autoencoder import Autoencoder
-from training.fit import LARGEST_GAIN, Fit, Interrupted, Settings, fit, learning_rate, reconstruction_error, spoil
+from training.fit import (
+    LARGEST_GAIN,
+    Epoch,
+    Fit,
+    Interrupted,
+    Settings,
+    fit,
+    learning_rate,
+    reconstruction_error,
+    spoil,
+)
 
 SMALL = Settings(cell="gru", hidden=12, bottleneck=2, epochs=4, lanes=8, chunk=32, learning_rate=1e-2)
 QUIET = Console(quiet=True)
@@ -80,6 +90,28 @@ def test_an_interrupted_run_resumes_to_the_very_same_weights(tmp_path: Path) -> 
     resumed = train(settings, cut, resume=True)
     assert resumed.epochs == whole.epochs
     assert all(torch.equal(a, b) for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True))
+
+
+def test_whoever_watches_the_epochs_may_end_the_fit_and_go_on_later(tmp_path: Path) -> None:
+    settings = replace(SMALL, epochs=4, patience=4)
+    seen: list[int] = []
+
+    def stop(epochs: Sequence[Epoch]) -> None:
+        seen.append(len(epochs))
+        if len(epochs) == 2:
+            raise Interrupted("enough for now")
+
+    with pytest.raises(Interrupted, match="enough for now"):
+        fit([waves(1)], settings, "waves", tmp_path, False, QUIET, stop)
+    resumed = fit([waves(1)], settings, "waves", tmp_path, True, QUIET, lambda epochs: seen.append(len(epochs)))
+    assert seen == [1, 2, 3, 4]
+    (tmp_path / "whole").mkdir()
+    assert resumed.epochs == fit([waves(1)], settings, "waves", tmp_path / "whole", False, QUIET).epochs
+
+
+def test_losses_of_different_sequence_lengths_are_measured_alike(tmp_path: Path) -> None:
+    short, long = (replace(SMALL, chunk=chunk, learning_rate=1e-12, epochs=1) for chunk in (16, 96))
+    assert train(short, tmp_path).epochs[0].validation == pytest.approx(train(long, tmp_path).epochs[0].validation)
 
 
 def test_resuming_a_finished_run_gives_its_model_again(tmp_path: Path) -> None:

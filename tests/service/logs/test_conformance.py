@@ -268,7 +268,7 @@ def test_a_worker_that_restarts_has_the_bits_of_one_that_never_did(place: Place,
     ticks = market(4000)
     whole = expected(cell, ticks)
     assert len(whole.refused)
-    assert whole.verdicts.alert.any() & whole.repeated.any()
+    assert whole.verdicts.alert.any() & (whole.features.repeats > 0).any()
     values = encode(ticks)
     for part in (values[:1700], values[1700:]):
         worker, log = worker_on(place.where, cell)
