@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from tests.samples import ROOT
 from tests.serving import TICKWATCH, server
