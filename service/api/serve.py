@@ -81,6 +81,7 @@ def serve(options: Options) -> None:
             LOG.warning("states of POST /v1/score are good for this process only (--state-key-file makes them last)")
         gc.collect()
         gc.freeze()  # what is there by now stays, and need not be looked through again and again
+        gc.set_threshold(50_000, 20, 50)  # a batch makes thousands of short-lived tuples, none of them in a cycle
         server.run(sockets=[listening])
     finally:
         listening.close()
