@@ -9,7 +9,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --for
 	--generate-hashes --no-emit-index-url --no-header --no-annotate
 
 .DELETE_ON_ERROR:
-.PHONY: help run test chaos soak bench-restore requirements deploy sbom licences
+.PHONY: help run test chaos soak bench-restore bench-serve requirements deploy sbom licences
 
 help: ## show this
 	@echo 'make run [TICKS=path] [DURATION=seconds] [SPEED=x] [RESUME=1] [MODEL=path]'
@@ -29,6 +29,9 @@ test: $(VENV)/test.stamp ## formatter, linter, type checker and all tests
 
 bench-restore: $(VENV)/test.stamp ## restore 1,000,000 streams from a Kafka changelog: seconds and bytes a stream
 	PYTHONPATH=. $(BIN)/python benchmarks/restore.py
+
+bench-serve: $(VENV)/test.stamp ## scoring over HTTP against a route that only echoes, and memory; needs wrk
+	PYTHONPATH=. $(BIN)/python benchmarks/serve.py --requests 200000
 
 chaos: $(VENV)/test.stamp ## hurt real workers and brokers at random while ticks flow, and verify that exactly-once held
 	@exec $(BIN)/python -m tests.chaos $${DURATION:+--duration "$$DURATION"} $${SEED:+--seed "$$SEED"} \

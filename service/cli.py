@@ -1,4 +1,4 @@
-"""The command line: `tickwatch run | worker | replay | topics`, and what `training` plugs in."""
+"""The command line: `tickwatch run | worker | serve | replay | score | topics | keys`, and what `training` plugs in."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import time
+from datetime import datetime, timezone
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,6 +21,7 @@ from service.stop import Stop
 
 if TYPE_CHECKING:
     from service.connection import KafkaSettings
+    from service.logs import DeadLetter
 
 app = typer.Typer(
     name="tickwatch",
@@ -56,6 +58,23 @@ def _root(
         os.environ[signature.VARIABLE] = str(model_key)
 
 
+Files = Annotated[list[Path], typer.Argument(help="Parquet, CSV or JSON-lines files, or folders of them.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Parquet file to write.")]
+
+
+class Rejects:
+    """Counts the rows that could not be read, and tells the first of them."""
+
+    def __init__(self) -> None:
+        self.n = 0
+
+    def tell(self, path: Path, letter: DeadLetter) -> None:
+        """One more."""
+        self.n += 1
+        if self.n <= 5:
+            errors.print(f"{path}, row {letter.offset}: {letter.reason}", markup=False, highlight=False, soft_wrap=True)
+
+
 @app.command()
 def run(
     ticks: settings.Ticks = None,
@@ -84,8 +103,8 @@ def run(
 
 @app.command()
 def replay(
-    files: Annotated[list[Path], typer.Argument(help="Parquet, CSV or JSON-lines files, or folders of them.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Parquet file to write.")],
+    files: Files,
+    output: Output,
     model: settings.Model = "gru",
     alert_budget: settings.AlertBudget = 20.0,
     stream_idle_hours: settings.StreamIdleHours = 168.0,
@@ -94,29 +113,21 @@ def replay(
     """Score files of ticks offline, with the code that serves: one output row per input row, in input order."""
     from service.autoencoder import find, load  # noqa: PLC0415
     from service.files import count_ticks, tick_files  # noqa: PLC0415
-    from service.logs import DeadLetter  # noqa: PLC0415
     from service.replay import replay as score_files  # noqa: PLC0415
     from service.scorer import Scorer  # noqa: PLC0415
 
     paths = [path for file in files for path in tick_files(file)]
     scorer = Scorer(load(find(model)), alert_budget, stream_idle_hours)
-    rejects = 0
-
-    def rejected(path: Path, letter: DeadLetter) -> None:
-        nonlocal rejects
-        rejects += 1
-        if rejects <= 5:
-            errors.print(f"{path}, row {letter.offset}: {letter.reason}", markup=False, highlight=False, soft_wrap=True)
-
+    rejects = Rejects()
     began = time.monotonic()
     with _progress() as bar:
         task = bar.add_task("scoring", total=count_ticks(paths))
         rows, alerts = score_files(
-            paths, scorer, output, explain=explain, progress=lambda n: bar.advance(task, n), rejected=rejected
+            paths, scorer, output, explain=explain, progress=lambda n: bar.advance(task, n), rejected=rejects.tell
         )
     seconds = time.monotonic() - began
     typer.echo(
-        f"wrote {output}: rows={rows} alerts={alerts} rejected={rejects} model={scorer.model.id} seconds={seconds:.1f}"
+        f"wrote {output}: rows={rows} alerts={alerts} rejected={rejects.n} model={scorer.model.id} seconds={seconds:.1f}"
     )
 
 
@@ -144,6 +155,84 @@ def worker(
         logging.getLogger("kafka").setLevel(logging.CRITICAL)  # the worker says itself what matters of its errors
         shared = Scoring(model, alert_budget, commit_interval_ms, scores, stream_idle_hours, max_streams, host, port)
         consume(shared, reach(kafka), stop, fresh=fresh)
+
+
+@app.command()
+def serve(
+    model: settings.Model = "gru",
+    alert_budget: settings.AlertBudget = 20.0,
+    data_dir: settings.DataDir = Path("tickwatch-data"),
+    fresh: settings.Fresh = False,
+    host: settings.Host = "127.0.0.1",
+    port: settings.ServePort = 8000,
+    keys_file: settings.KeysFile = None,
+    state_key_file: settings.StateKeyFile = None,
+    tls_cert_file: settings.TlsCertFile = None,
+    tls_key_file: settings.TlsKeyFile = None,
+    linger_ms: settings.LingerMs = 0.0,
+    queue_ticks: settings.QueueTicks = 50_000,
+    deadline_ms: settings.DeadlineMs = 10_000,
+    max_body_bytes: settings.MaxBodyBytes = 8 * 2**20,
+    max_request_ticks: settings.MaxRequestTicks = 10_000,
+    streams_per_key: settings.StreamsPerKey = 100_000,
+) -> None:
+    """Score ticks over HTTP, with state that the client carries or that is kept here."""
+    from service.api.app import Limits  # noqa: PLC0415
+    from service.api.serve import Options  # noqa: PLC0415
+    from service.api.serve import serve as serve_http  # noqa: PLC0415
+
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+    logging.getLogger("tickwatch").setLevel(logging.INFO)
+    limits = Limits(max_body_bytes, max_request_ticks, deadline_ms, streams_per_key)
+    options = Options(
+        *(model, alert_budget, data_dir, fresh, host, port, keys_file, state_key_file, tls_cert_file, tls_key_file),
+        *(linger_ms, queue_ticks, limits),
+    )
+    serve_http(options)
+
+
+@app.command()
+def score(
+    files: Files,
+    output: Output,
+    url: settings.Url = "http://127.0.0.1:8000",
+) -> None:
+    """Let a running `tickwatch serve` score files of ticks; the API key, if it needs one, comes from TICKWATCH_API_KEY."""
+    from service.ask import ask  # noqa: PLC0415
+    from service.client import Client  # noqa: PLC0415
+    from service.files import count_ticks, tick_files  # noqa: PLC0415
+
+    paths = [path for file in files for path in tick_files(file)]
+    rejects = Rejects()
+    with _progress() as bar, Client(url, os.environ.get("TICKWATCH_API_KEY", "")) as client:
+        task = bar.add_task("scoring", total=count_ticks(paths))
+        rows, alerts = ask(paths, client, output, progress=lambda n: bar.advance(task, n), rejected=rejects.tell)
+    typer.echo(f"wrote {output}: rows={rows} alerts={alerts} rejected={rejects.n}")
+
+
+keys = typer.Typer(help="The API keys of `tickwatch serve`.", no_args_is_help=True)
+app.add_typer(keys, name="keys")
+
+
+@keys.callback()
+def _keys() -> None:
+    pass  # keeps `create` a command of its own
+
+
+@keys.command("create")
+def create_key(
+    keys_file: settings.NewKeysFile,
+    scopes: settings.Scopes = "score,read",
+    prefix: settings.Prefix = "",
+    days: settings.Days = 365,
+) -> None:
+    """Add a key to the file and print it, this once. Remove its line to withdraw it; a server sees both within a second."""
+    from service.api.keys import create, parse_scopes  # noqa: PLC0415
+
+    key, text = create(keys_file, parse_scopes(scopes), prefix, days, datetime.now(timezone.utc))
+    until = f", until {key.not_after:%Y-%m-%d}" if key.not_after else ""
+    errors.print(f"key {key.id} may {', '.join(key.scopes)} streams {key.prefix + '*'!r}{until}", highlight=False)
+    typer.echo(text)
 
 
 topics = typer.Typer(help="The Kafka topics that a worker needs.", no_args_is_help=True)

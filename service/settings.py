@@ -77,6 +77,42 @@ Resume = Annotated[
 ]
 Seed = Annotated[int, _option("--seed", "Seed of every random choice.")]
 
+ServePort = Annotated[int, _option("--port", "Port to listen on; 0 takes a free one.", min=0, max=65535)]
+KeysFile = Annotated[
+    Path | None,
+    _option(
+        "--keys-file", "File of API keys, made by `tickwatch keys create`; without it only this machine may connect."
+    ),
+]
+StateKeyFile = Annotated[
+    Path | None,
+    _option(
+        "--state-key-file",
+        "File with a secret of 32 bytes or more that seals states; the same for all replicas. [default: random]",
+    ),
+]
+TlsCertFile = Annotated[Path | None, _option("--tls-cert-file", "PEM file of the server's certificate chain.")]
+TlsKeyFile = Annotated[Path | None, _option("--tls-key-file", "PEM file of the server's key.")]
+LingerMs = Annotated[
+    float,
+    _option("--linger-ms", "Milliseconds that a request waits for others to be scored with it.", min=0, max=1000),
+]
+QueueTicks = Annotated[
+    int, _option("--queue-ticks", "Ticks that may wait; when there are more, requests are told to come back.", min=1)
+]
+DeadlineMs = Annotated[
+    int,
+    _option("--deadline-ms", "Milliseconds after which a request without Deadline-Ms is given up.", min=1, max=99_999),
+]
+MaxBodyBytes = Annotated[int, _option("--max-body-bytes", "Bytes of a request's body, as sent and as unpacked.", min=1)]
+MaxRequestTicks = Annotated[int, _option("--max-request-ticks", "Ticks of one request.", min=1)]
+StreamsPerKey = Annotated[int, _option("--streams-per-key", "Streams that are kept for one key's prefix.", min=1)]
+Url = Annotated[str, _option("--url", "Address of a running `tickwatch serve`.")]
+NewKeysFile = Annotated[Path, _option("--keys-file", "File to add the key to, made if absent.")]
+Scopes = Annotated[str, _option("--scopes", "What the key may do: score, read, admin, with commas.")]
+Prefix = Annotated[str, _option("--prefix", "What the names of all streams that the key may touch begin with.")]
+Days = Annotated[int, _option("--days", "Days that the key is good for; 0 is for ever.", min=0, max=36_500)]
+
 Partitions = Annotated[int, _option("--partitions", "Partitions of new topics; more allow more workers.", min=1)]
 Replication = Annotated[int, _option("--replication", "Replicas of new topics.", min=1, max=9)]
 

@@ -41,7 +41,7 @@ class Streams:
         self._idle = round(idle_hours * HOUR) or idle.NEVER
         self.most = most
         self._rows: dict[int, dict[str, int]] = {}
-        self._free: list[int] = []
+        self._free: list[int] = []  # rows full of zeros
         self._retired: list[int] = []  # free when the batch that may still use them is scored
         self._changed: dict[int, dict[str, int]] = {}
         self._removed: dict[int, dict[str, None]] = {}
@@ -67,8 +67,9 @@ class Streams:
         A stream that is new, or was idle for too long, gets a fresh row; all are marked as changed. The row is -1 where the
         stream is new and its partition holds as many as it may.
         """
-        self._free += self._retired
-        self._retired = []
+        if self._retired:
+            self._release(self._retired)
+            self._retired = []
         n = len(ticks)
         top = int(ticks.partition.max(initial=0))
         self._clocks = np.append(self._clocks, np.ones(max(0, top + 1 - len(self._clocks)), np.int64))
@@ -113,8 +114,6 @@ class Streams:
     def _new_row(self, partition: int, name: str) -> int:
         if self._free:
             row = self._free.pop()
-            for table in self._bytes():
-                table[row] = 0
             self._names[row] = name
         else:
             row = len(self._names)
@@ -136,6 +135,12 @@ class Streams:
         rows = np.concatenate([np.array(reused, np.int64), np.arange(first, len(self._names))])
         self._owner[rows] = partition
         return rows
+
+    def _release(self, rows: list[int]) -> None:
+        for table in self._bytes():
+            table[rows] = 0
+        self._owner[rows] = NOBODY
+        self._free += rows
 
     def _retire(self, row: int) -> None:
         self._owner[row] = NOBODY
@@ -179,8 +184,11 @@ class Streams:
 
     def packed(self, partition: int, names: list[str]) -> NDArray[np.uint8]:
         """The present rows uint8 [n, row_bytes] of some streams of a partition."""
-        held = self._rows[partition]
-        return self._pack([held[name] for name in names])
+        return self.packed_all([(partition, names)])
+
+    def packed_all(self, wanted: list[tuple[int, list[str]]]) -> NDArray[np.uint8]:
+        """The same of several partitions, one behind the other."""
+        return self._pack([self._rows[partition][name] for partition, names in wanted for name in names])
 
     def _bytes(self) -> list[NDArray[np.uint8]]:
         """Views of the tables as bytes uint8 [R, ...]: padding between fields is carried along and stays 0."""
@@ -207,18 +215,26 @@ class Streams:
         self._clocks[p] = max(1, int(clock.max()))  # the stream of the partition's last tick has it
         self._oldest[p] = int(clock.min())
 
-    def drop(self, partition: int) -> None:
-        """Forget a partition's streams."""
-        rows = list(self._rows.pop(partition, {}).values())
-        self._owner[rows] = NOBODY
-        self._free += rows
-        self._changed.pop(partition, None)
-        self._removed.pop(partition, None)
-        self._oldest.pop(partition, None)
-        if partition < len(self._clocks):
-            self._clocks[partition] = 1
+    def drop(self, *partitions: int) -> None:
+        """Forget the streams of some partitions."""
+        rows = [row for partition in partitions for row in self._rows.pop(partition, {}).values()]
+        if rows:
+            self._release(rows)
+        for partition in partitions:
+            self._changed.pop(partition, None)
+            self._removed.pop(partition, None)
+            self._oldest.pop(partition, None)
+            if partition < len(self._clocks):
+                self._clocks[partition] = 1
+
+    def remove(self, partition: int, names: list[str]) -> None:
+        """Forget some streams of a partition, between two batches; those it does not hold are passed over."""
+        held, changed = self._rows.get(partition, {}), self._changed.get(partition, {})
+        for name in names:
+            if name in held:
+                self._retire(held.pop(name))
+                changed.pop(name, None)
 
     def clear(self) -> None:
         """Forget everything."""
-        for partition in list(self._rows):
-            self.drop(partition)
+        self.drop(*self._rows)

@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -31,6 +31,7 @@ class SqliteLog:
 
     `layout` names the meaning of a state row; a file written under another layout is refused. Tables: `ticks` in;
     `alerts`, `scores`, `dead_letters`, `state`, `offsets` out, always changed in one transaction.
+    `more_tables` is SQL that makes further ones, for `commit` with `more`.
     """
 
     name = "ticks"
@@ -38,17 +39,19 @@ class SqliteLog:
     connected = True  # a file is there or the constructor says why not
     restoring = 0  # the first poll brings all state
 
-    def __init__(self, path: Path, layout: str, max_records: int = 5000) -> None:
+    def __init__(self, path: Path, layout: str, max_records: int = 5000, more_tables: str = "") -> None:
         self._path = path
         self._max_records = max_records
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(path)
-        self._db = sqlite3.connect(path, isolation_level=None)
+        self._lock = locked(path)
+        self._db = sqlite3.connect(
+            path, isolation_level=None, check_same_thread=False
+        )  # opened here, used by one thread
         try:
             with self._explained():
                 self._db.execute("PRAGMA journal_mode = WAL")
                 self._db.execute("PRAGMA synchronous = FULL")  # an acknowledged commit survives a power cut
-                self._db.executescript(SCHEMA)
+                self._db.executescript(SCHEMA + more_tables)
                 self._check_layout(layout)
                 self._next = self._one("SELECT next FROM offsets WHERE partition = 0") or 0
                 self.end = self._one("SELECT coalesce(max(offset) + 1, 0) FROM ticks") or 0
@@ -67,7 +70,7 @@ class SqliteLog:
         if found != layout:
             raise TickwatchError(
                 f"log {self._path}: its state was written by model and layout {found}, this worker has {layout};"
-                " go on with that model, or start afresh (without --resume)"
+                " go on with that model, or start afresh (run: without --resume, serve: with --fresh)"
             )
 
     @contextmanager
@@ -107,7 +110,7 @@ class SqliteLog:
         with self._explained():
             restored = []
             if not self._restored:
-                restored.append(self._restore())
+                restored.append(self.restore())
                 self._restored = True
             query = "SELECT offset, key, value FROM ticks WHERE offset >= ? ORDER BY offset LIMIT ?"
             found = self._db.execute(query, (self._next, self._max_records)).fetchall()
@@ -117,7 +120,13 @@ class SqliteLog:
         records = Records(np.zeros(len(found), np.int32), np.array(offsets, np.int64), list(keys), list(values))
         return Poll(records, restored)
 
-    def _restore(self) -> PartitionState:
+    @property
+    def position(self) -> int:
+        """The next offset to read."""
+        return self._next
+
+    def restore(self) -> PartitionState:
+        """The state of all streams as of the last commit."""
         names, rows = [], bytearray()
         for name, row in self._db.execute("SELECT stream, row FROM state"):
             names.append(name)
@@ -125,8 +134,8 @@ class SqliteLog:
         table = np.frombuffer(bytes(rows), np.uint8).reshape(len(names), -1 if names else 0)
         return PartitionState(0, names, table)
 
-    def commit(self, checkpoint: Checkpoint) -> None:
-        """Write everything in one transaction."""
+    def commit(self, checkpoint: Checkpoint, more: Callable[[sqlite3.Connection], None] = lambda db: None) -> None:
+        """Write everything in one transaction, to which `more` may add tables of its caller."""
         with self._transaction() as db:
             db.executemany("INSERT OR REPLACE INTO offsets VALUES (?, ?)", checkpoint.offsets.items())
             for state in checkpoint.states:
@@ -140,6 +149,12 @@ class SqliteLog:
             letters = ((d.offset, d.key, d.value, d.reason) for d in checkpoint.dead_letters)
             db.executemany("INSERT INTO dead_letters VALUES (?, ?, ?, ?)", letters)
             db.execute("DELETE FROM ticks WHERE offset < ?", (checkpoint.offsets.get(0, 0) - RETAINED,))
+            more(db)
+
+    def select(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
+        """The rows that a query finds."""
+        with self._explained():
+            return self._db.execute(query, parameters).fetchall()
 
     def lag(self) -> dict[int, int]:
         """Records not yet polled."""
@@ -151,7 +166,8 @@ class SqliteLog:
         self._lock.close()
 
 
-def _lock(path: Path) -> IO[bytes]:
+def locked(path: Path) -> IO[bytes]:
+    """Keeps other processes from a log until it is closed. Raises TickwatchError where one has it."""
     lock = path.with_name(path.name + ".lock").open("wb")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -137,14 +137,7 @@ def test_what_serves_is_spread_protected_and_goes_before_batch_work(workload: Wo
     assert [b["maxUnavailable"] for b in budgets if selects(b["selector"], workload.labels)] == [1]
 
 
-AWAITED = pytest.mark.xfail(reason="`tickwatch serve` and `tickwatch evaluate` are not there yet", raises=StopIteration)
-
-
-@pytest.mark.parametrize(
-    "workload",
-    [pytest.param(w, marks=AWAITED if w.name in ("tickwatch-server", "tickwatch-training") else ()) for w in MINE],
-    ids=str,
-)
+@pytest.mark.parametrize("workload", MINE, ids=str)
 def test_every_variable_is_a_setting_of_the_command(workload: Workload) -> None:
     known = set().union(*(SETTINGS[c] for c in commands_of(workload)), SETTINGS["worker"], SETTINGS[""], NOT_SETTINGS)
     assert environment(workload).keys() <= known

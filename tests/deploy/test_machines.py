@@ -53,7 +53,7 @@ def test_our_services_are_read_only_and_run_this_version() -> None:
     "name",
     [
         *OURS.keys() - {"server"},
-        pytest.param("server", marks=pytest.mark.xfail(reason="`tickwatch serve` is not there yet", raises=KeyError)),
+        "server",
     ],
 )
 def test_compose_sets_only_settings_of_the_command(name: str) -> None:

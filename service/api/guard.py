@@ -1,0 +1,99 @@
+"""Connections that dawdle: uvicorn waits for headers, and for a client to read its answer, as long as it takes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from service.api.problems import MEDIA_TYPE, Problem
+
+HEADER_SECONDS = 10.0
+WRITE_SECONDS = 30.0
+HEADER_BYTES = 64 * 1024
+CONNECTIONS = 2000
+
+
+class Guard(HttpToolsProtocol):
+    """uvicorn's protocol with limits: seconds and bytes of a request's headers, seconds of a blocked answer, connections."""
+
+    header_seconds = HEADER_SECONDS
+    write_seconds = WRITE_SECONDS
+    connections_allowed = CONNECTIONS
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._patience: asyncio.TimerHandle | None = None  # with headers that are not complete
+        self._unread: asyncio.TimerHandle | None = None
+        self._header_bytes = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)  # type: ignore[arg-type]
+        if len(self.connections) > self.connections_allowed:
+            self._refuse(Problem("unavailable", "Too many connections are open.", "Try again later."))
+            return
+        self._await_headers()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._headers_came()
+        self.resume_writing()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        super().data_received(data)
+        if self._patience is not None:
+            self._header_bytes += len(data)
+            if self._header_bytes > HEADER_BYTES:
+                detail = f"The headers are larger than {HEADER_BYTES} bytes."
+                self._refuse(Problem("headers-too-large", detail, "Send fewer or shorter headers."))
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._await_headers()
+
+    def on_headers_complete(self) -> None:
+        self._headers_came()
+        super().on_headers_complete()
+
+    def _await_headers(self) -> None:
+        if self._patience is None:
+            self._header_bytes = 0
+            self._patience = self.loop.call_later(self.header_seconds, self._too_slow)
+
+    def _headers_came(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+    def _too_slow(self) -> None:
+        detail = f"The headers did not arrive within {self.header_seconds:g} s."
+        self._refuse(Problem("timeout", detail, "Send the whole request at once."))
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread = self._unread or self.loop.call_later(self.write_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(Problem("bad-request", msg, "Send HTTP/1.1."))
+
+    def _refuse(self, problem: Problem) -> None:
+        """Answer before there is a request, and close."""
+        self._headers_came()
+        if self.transport.is_closing():
+            return
+        body = problem.body
+        head = (
+            f"HTTP/1.1 {problem.details.status} \r\ncontent-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\n"
+            "x-content-type-options: nosniff\r\ncache-control: no-store\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        self.transport.close()

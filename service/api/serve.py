@@ -1,0 +1,174 @@
+"""`tickwatch serve`: the scoring endpoint, until SIGTERM."""
+
+from __future__ import annotations
+
+import gc
+import ipaddress
+import logging
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from service.api.app import Limits, Parts, build
+from service.api.desk import Desk
+from service.api.engine import Engine
+from service.api.feed import Feed
+from service.api.guard import Guard
+from service.api.keys import Keys
+from service.api.shell import Shell
+from service.api.store import Store
+from service.api.token import Seal, read_secret
+from service.api.wire import ModelInfo, ModelsAnswer
+from service.autoencoder import find, load
+from service.errors import TickwatchError
+from service.logs.sqlite import locked
+from service.metrics import Metrics
+from service.scorer import Scorer, warm_up
+
+LOG = logging.getLogger("tickwatch")
+FILE = "serve.sqlite"
+GRACE_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `tickwatch serve` was asked for."""
+
+    model: str = "gru"
+    alert_budget: float = 20.0
+    data_dir: Path = Path("tickwatch-data")
+    fresh: bool = False
+    host: str = "127.0.0.1"
+    port: int = 8000
+    keys_file: Path | None = None
+    state_key_file: Path | None = None
+    tls_cert_file: Path | None = None
+    tls_key_file: Path | None = None
+    linger_ms: float = 0.0
+    queue_ticks: int = 50_000
+    limits: Limits = field(default_factory=Limits)
+
+
+def serve(options: Options) -> None:
+    """Answer requests until SIGINT or SIGTERM, then finish those that have begun."""
+    _check(options)
+    keys = Keys(options.keys_file)
+    secret = read_secret(options.state_key_file)
+    listening = _listen(options.host, options.port)
+    scorer = Scorer(load(find(options.model)), options.alert_budget, idle_hours=0.0)
+    warm_up(scorer.model)
+    path = options.data_dir / FILE
+    if options.fresh:
+        set_aside(path)
+    store = Store(path, scorer.layout)
+    server: uvicorn.Server | None = None
+    try:
+        app = application(options, scorer, store, keys, secret, lambda: server is not None and server.should_exit)
+        server = uvicorn.Server(_config(options, app))
+        scheme = "https" if options.tls_cert_file else "http"
+        host = f"[{options.host}]" if ":" in options.host else options.host
+        LOG.info("model %s scores at %s://%s:%d/docs", scorer.model.id, scheme, host, listening.getsockname()[1])
+        if options.keys_file is None:
+            LOG.warning(
+                "no API keys: only this machine can connect, and everyone on it may do everything (--keys-file)"
+            )
+        if options.state_key_file is None:
+            LOG.warning("states of POST /v1/score are good for this process only (--state-key-file makes them last)")
+        gc.collect()
+        gc.freeze()  # what is there by now stays, and need not be looked through again and again
+        gc.set_threshold(50_000, 20, 50)  # a batch makes thousands of short-lived tuples, none of them in a cycle
+        server.run(sockets=[listening])
+    finally:
+        listening.close()
+        store.close()
+
+
+def application(
+    options: Options,
+    scorer: Scorer,
+    store: Store,
+    keys: Keys,
+    secret: bytes,
+    leaving: Callable[[], bool],
+    clock: Callable[[], float] = time.time,
+) -> ASGIApp:
+    """The whole ASGI application on a store."""
+    metrics = Metrics()
+    metrics.describe(scorer.model, scorer.alert_budget)
+    seal = Seal(secret, scorer.layout, scorer.streams.row_bytes)
+    engine = Engine(scorer, store, seal, options.limits.streams_per_key, clock)
+    desk = Desk(engine, metrics, options.linger_ms, options.queue_ticks)
+    models = ModelsAnswer([_describe(scorer, options.alert_budget)])
+    parts = Parts(desk, store, seal, keys, Feed(store), metrics, models, options.limits, clock, leaving)
+    return Shell(build(parts), metrics, only_local=options.keys_file is None, secure=options.tls_cert_file is not None)
+
+
+def _describe(scorer: Scorer, alert_budget: float) -> ModelInfo:
+    card = scorer.model.card
+    return ModelInfo(
+        *(scorer.model.id, card.cell, card.hidden, card.bottleneck, card.feature_set, list(card.features)),
+        *(card.data_fingerprint, card.code_revision, card.seed, alert_budget, scorer.threshold),
+    )
+
+
+def _check(options: Options) -> None:
+    if options.keys_file is None and not _is_loopback(options.host):
+        raise TickwatchError(
+            f"--host {options.host}: without API keys only this machine may connect;"
+            " make a key with `tickwatch keys create` and give its --keys-file, or take --host 127.0.0.1"
+        )
+    if (options.tls_cert_file is None) != (options.tls_key_file is None):
+        raise TickwatchError("--tls-cert-file and --tls-key-file go together: give both, or none")
+    for flag, path in (("--tls-cert-file", options.tls_cert_file), ("--tls-key-file", options.tls_key_file)):
+        if path is not None and not path.is_file():
+            raise TickwatchError(f"{flag} {path}: there is no such file")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise TickwatchError(
+            f"--port {port}: cannot listen on {host}:{port} ({error.strerror}); give another port"
+        ) from error
+
+
+def _config(options: Options, app: ASGIApp) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=Guard,
+        ws="none",
+        loop="uvloop",
+        lifespan="on",
+        log_level="critical",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        ssl_certfile=options.tls_cert_file,
+        ssl_keyfile=options.tls_key_file,
+    )
+
+
+def set_aside(path: Path) -> None:
+    """Keep the file under another name: starting afresh must not cost anyone their alerts."""
+    if not path.exists():
+        return
+    with locked(path):
+        for suffix in ("", "-wal", "-shm"):
+            last = path.with_name(path.name + suffix)
+            if last.exists():
+                last.replace(path.with_name("previous-" + path.name + suffix))
