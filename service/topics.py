@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 
 from kafka import KafkaAdminClient
@@ -14,6 +15,7 @@ from service.logs.changelog import RECORD_BYTES
 
 COMMAND = "tickwatch topics create"
 DAY_MS = 86_400_000
+KNOWN_S = 5.0  # until every broker of a cluster knows a topic that was made a moment ago
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,12 @@ def create_topics(settings: KafkaSettings, partitions: int = 8, replication: int
 def check_topics(settings: KafkaSettings) -> None:
     """Raise a TickwatchError that names the first topic with which a worker would not be safe."""
     admin = connect(settings, KafkaAdminClient)
+    until = time.monotonic() + KNOWN_S
     try:
         found = _describe(admin, settings)
+        while not all(topic.partitions for topic in found.values()) and time.monotonic() < until:
+            time.sleep(0.2)
+            found = _describe(admin, settings)
     except KafkaError as error:
         raise explain_error(settings, error) from error
     finally:
