@@ -1,4 +1,7 @@
-"""SIGINT and SIGTERM as a flag, so that a loop can end between two steps; a second SIGINT ends at once."""
+"""SIGINT and SIGTERM as a flag, so that a loop can end between two steps; a second SIGINT ends at once.
+
+SIGTERM stays a flag for as long as the process lives: one that is about to end by itself must not die of it with another code.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,11 @@ class Stop:
 
     def __init__(self) -> None:
         self.asked = False
-        self._before: dict[signal.Signals, object] = {}
+        self._before: object = None
 
     def __enter__(self) -> Stop:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._ask)
+        self._before = signal.signal(signal.SIGINT, self._ask)
+        signal.signal(signal.SIGTERM, self._ask)
         return self
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
@@ -26,5 +29,4 @@ class Stop:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+        signal.signal(signal.SIGINT, self._before)  # type: ignore[arg-type]
