@@ -192,7 +192,7 @@ class History:
     def last(self, stream: str) -> Cut | None:
         """The stream's last ticks, at most 400; None if none is kept."""
         with self._lock:
-            found = [i for i, name in enumerate(self._names) if name == stream]
+            found = [i for i, name in enumerate(self._names[: self._end]) if name == stream]
             places = self._in_order(np.array(found, np.intp))
             return self._cut(stream, places[-VIEW:]) if len(places) else None
 

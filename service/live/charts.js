@@ -28,10 +28,10 @@ export function chart(place, height, data, series, { sync, marks = () => [], val
   function draw() {
     it.plot?.destroy();
     const options = {
-      width: place.clientWidth || 300, height, tzDate: utc, legend: { show: legend },
+      width: place.clientWidth || 300, height, padding: [8, 28, 0, 0], tzDate: utc, legend: { show: legend },
       cursor: { sync: sync && { key: sync }, y: false, drag: { x: true, y: false } },
       scales: { x: { time: true }, ...scales },
-      axes: [axis(22, { values: clock, space: 80 }), axis(64, { ...(splits && { splits }), values: (_, ticks) => ticks.map(v => v === null ? null : (values ?? short.format)(v)) })],
+      axes: [axis(22, { values: clock, space: 80 }), axis(64, { space: 22, ...(splits && { splits }), values: (_, ticks) => ticks.map(v => v === null ? null : (values ?? short.format)(v)) })],
       series: [{ label: "time", value: "{HH}:{mm}:{ss}.{fff}" }, ...series.map(one => ({ width: 1.5, points: { show: false }, ...one() }))],
       hooks: { draw: [lines] },
     };

@@ -111,8 +111,8 @@ function columns() {
   const over = trace.score.map(score => score >= threshold ? score : null);
   return [
     [x, trace.bid, trace.ask, traded],
-    ...trace.courses.map(course => [x, course.observed, course.expected]),
     [x, trace.score, x.map(() => threshold), over],
+    ...trace.courses.map(course => [x, course.observed, course.expected]),
   ];
 }
 
@@ -131,9 +131,9 @@ function draw() {
   const place = title => framed(at("charts"), title);
   charts = [
     chart(place("price with bid and ask"), 190, data[0], [step("bid", "bid"), step("ask", "ask"), dots("trade", "price", 4)], { ...shared, values: number }),
-    ...trace.courses.map((course, i) => chart(place(course.title), 110, data[i + 1], pair(course), { ...shared, ...UNITS[course.feature] })),
-    chart(place("score: 4 is one tick in 10,000; dashed is the threshold"), 110, data.at(-1), [dots("score", "score", 3), step("threshold", "alarm", { width: 1, dash: [6, 4] }), dots("over it", "alarm", 7)],
+    chart(place("score: 4 is one tick in 10,000; dashed is the threshold"), 110, data[1], [dots("score", "score", 3), step("threshold", "alarm", { width: 1, dash: [6, 4] }), dots("over it", "alarm", 7)],
       { ...shared, scales: { y: { range: (_, low, high) => [0, Math.max(high, threshold) * 1.1] } } }),
+    ...trace.courses.map((course, i) => chart(place(course.title), 110, data[i + 2], pair(course), { ...shared, ...UNITS[course.feature] })),
   ];
   drawn = shape;
 }
