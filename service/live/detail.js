@@ -66,14 +66,13 @@ async function load() {
     if (document.hidden && trace) return;
     const found = await ask(...path);
     if (chosen !== asked) return;
-    trace = found;
-    draw();
-    again = Boolean(asked.stream) || trace.offset.filter(o => o > asked.offset).length < ENOUGH_AFTER;
+    if (found) {
+      trace = found;
+      draw();
+    } else if (!trace) say(asked.stream ? "No tick of this stream is kept in memory; waiting for its next one." : "The ticks around this alert are no longer kept in memory.");
+    again = asked.stream !== undefined || (found && found.offset.filter(o => o > asked.offset).length < ENOUGH_AFTER);
   } catch (error) {
-    if (chosen !== asked) return;
-    if (error.status === 404 && !trace) say(asked.stream ? "No tick of this stream is kept in memory; waiting for its next one." : "The ticks around this alert are no longer kept in memory.");
-    else if (!error.status) say("tickwatch does not answer; trying again.");
-    again = Boolean(asked.stream) || error.status !== 404;
+    if (chosen === asked) say(`This did not load (${error.message}); trying again.`);
   } finally {
     at("detail").setAttribute("aria-busy", "false");
     if (chosen === asked && again) timer = setTimeout(load, ASK_MS);

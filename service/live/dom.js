@@ -17,6 +17,6 @@ export const ms = alert => alert.ts / 1e6;
 export async function ask(path, parameters = {}) {
   const answer = await fetch(`${path}?${new URLSearchParams(parameters)}`);
   const body = await answer.json();
-  if (!answer.ok) throw Object.assign(new Error(body.detail), { status: answer.status });
+  if (!answer.ok) throw new Error(body.detail);
   return body;
 }

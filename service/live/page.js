@@ -61,7 +61,7 @@ function hello(event) {
   heard = Date.now();
   anew = true;
   pulses = told.pulses;
-  if (started !== null && started !== told.started) detail.forget();  // another process, with other ticks in memory
+  if (started !== null && started !== told.started) history.replaceState(null, "", location.pathname);  // its ticks are gone
   if (started !== told.started) { started = told.started; card(); }
 }
 

@@ -133,18 +133,18 @@ def test_searching_finds_streams_by_any_part_of_their_name_those_that_begin_with
 @pytest.mark.parametrize(
     ("query", "code"),
     [
-        ("/alert.json?partition=0&offset=0", 404),
-        ("/alert.json?partition=0&offset=99999999999999999999999", 404),
+        ("/alert.json?partition=0&offset=0", 200),
+        ("/alert.json?partition=0&offset=99999999999999999999999", 200),
         ("/alert.json?partition=x&offset=0", 422),
         ("/alert.json", 422),
-        ("/stream.json?name=nobody", 404),
-        ("/stream.json", 404),
+        ("/stream.json?name=nobody", 200),
+        ("/stream.json", 200),
     ],
 )
 def test_what_is_not_kept_or_not_understood_is_told(pages: tuple[str, Board, Metrics], query: str, code: int) -> None:
     answer = get(pages[0] + query)
     assert answer[0] == code
-    assert json.loads(answer[2])["detail"]
+    assert "whole numbers" in json.loads(answer[2])["detail"] if code == 422 else answer[2] == "null"
 
 
 def test_an_open_page_does_not_keep_the_server_from_ending() -> None:
