@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from service.autoencoder import load
+from service.features import Features
 from service.history import AROUND, CHUNK, CUTS, TICKS, VIEW, History
+from service.judge import Verdicts
 from service.scorer import Scored, Scorer
 from tests.samples import every, random_ticks, shipped, with_numbers
 
@@ -26,18 +28,9 @@ def scored() -> Scored:
 def part(scored: Scored, places: slice) -> Scored:
     """Some of the ticks, as if they had been a batch."""
     at = np.arange(len(scored.ticks))[places]
-    features, verdicts = (
-        replace(whole, **{name: values[at] for name, values in vars(whole).items()})
-        for whole in (scored.features, scored.verdicts)
-    )
-    return replace(
-        scored,
-        ticks=scored.ticks.take(at),
-        rows=scored.rows[at],
-        features=features,
-        expected=scored.expected[at],
-        verdicts=verdicts,
-    )
+    features = Features(**{name: values[at] for name, values in vars(scored.features).items()})
+    verdicts = Verdicts(**{name: values[at] for name, values in vars(scored.verdicts).items()})
+    return Scored(scored.ticks.take(at), scored.rows[at], features, scored.expected[at], verdicts, scored.refused)
 
 
 def told(scored: Scored, step: int) -> History:
