@@ -43,7 +43,7 @@ class Pulse(msgspec.Struct, frozen=True):
     lag: int
 
 
-def card(model: Model, alert_budget: float) -> bytes:
+def card_json(model: Model, alert_budget: float) -> bytes:
     """What the page tells of a model, as JSON: its card without the long tables, and the alert budget in use."""
     c = model.card
     told = {

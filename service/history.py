@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import compress
 from typing import Any
 
 import msgspec
@@ -27,7 +26,7 @@ TICKS = 65_536  # in the ring: 14 MB, and 13 seconds at 5,000 ticks a second
 CHUNK = 8_192  # written at a time
 AROUND = 200  # ticks on either side of an alert
 VIEW = 400  # last ticks of a stream
-CUTS = 200  # alerts whose surroundings outlast the ring: 12 MB
+CUTS = 200  # alerts whose surroundings outlast the ring: 15 MB
 CUTS_OF_CHUNK = 20  # the rest of a flood of alerts is told, but can't be looked at for long
 HEAT_SECONDS = 60.0
 MOST_COURSES = 3
@@ -77,11 +76,16 @@ class Trace(msgspec.Struct, frozen=True):
 
 
 class Heat(msgspec.Struct, frozen=True):
-    """The hottest streams by name, the highest score of each in the last minute, and how many streams had a tick."""
+    """The last minute, or what the ring holds of it: the hottest streams by name, the highest score of each, and how many streams had a tick.
+
+    `over` is the share of all `ticks` with a score above 2: about one in a hundred where the model fits the market.
+    """
 
     stream: list[str]
     score: list[float]
     active: int
+    ticks: int
+    over: float
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,7 @@ class History:
         self._uncut: deque[int] = deque()  # alerts, each as the number of its tick
         self._cuts: dict[tuple[int, int], Cut] = {}
         self._lock = threading.Lock()
-        self._heat = Heat([], [], 0)
+        self._heat = Heat([], [], 0, 0, 0.0)
         self._heat_at = -math.inf
 
     def add(self, scored: Scored) -> None:
@@ -179,8 +183,8 @@ class History:
             kept = self._cuts.get((partition, offset))
             if kept is not None:
                 return kept
-            c, filled = self._columns, min(self._end, TICKS)
-            found = np.flatnonzero((c["offset"][:filled] == offset) & (c["partition"][:filled] == partition))
+            offsets, partitions = (self._columns[name][: self._end] for name in ("offset", "partition"))
+            found = np.flatnonzero((offsets == offset) & (partitions == partition))
             return self._around(int(found[0])) if len(found) else None
 
     def _around(self, place: int) -> Cut:
@@ -214,13 +218,13 @@ class History:
         if now - self._heat_at >= 1.0:
             self._heat_at = now
             with self._lock:
-                filled = min(self._end, TICKS)
-                names, scores = self._names[:filled], self._columns["score"][:filled].copy()
-                recent = self._columns["at"][:filled] >= now - HEAT_SECONDS
+                recent = np.flatnonzero(self._columns["at"][: self._end] >= now - HEAT_SECONDS)
+                names, scores = [self._names[i] for i in recent.tolist()], self._columns["score"][recent]
             best: dict[str, float] = {}
-            for name, score in zip(compress(names, recent), scores[recent].tolist(), strict=True):
+            for name, score in zip(names, scores.tolist(), strict=True):
                 if score > best.get(name, -1.0):
                     best[name] = score
-            shown = sorted(sorted(best, key=lambda name: -best[name])[:most])
-            self._heat = Heat(shown, [round(best[name], 2) for name in shown], len(best))
+            hottest = sorted(sorted(best, key=lambda name: -best[name])[:most])
+            over = float((scores > 2.0).mean()) if len(scores) else 0.0
+            self._heat = Heat(hottest, [round(best[name], 2) for name in hottest], len(best), len(scores), over)
         return self._heat

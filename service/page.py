@@ -25,6 +25,7 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
+UNBUFFERED = {"X-Accel-Buffering": "no"}  # asks a proxy such as nginx to hand events on at once
 ALERT_SECONDS = 0.25  # between two looks for new alerts
 STATUS_LOOKS = 4  # looks between two reports of how things stand
 MOST_ALERTS = 50  # of one look
@@ -86,7 +87,7 @@ class Page:
     async def _events(self, request: Request) -> Response:
         if self._open >= MOST_PAGES:
             return _problem(503, f"{MOST_PAGES} pages are open already")
-        return StreamingResponse(self._counted(), media_type="text/event-stream", headers=HEADERS)
+        return StreamingResponse(self._counted(), media_type="text/event-stream", headers=HEADERS | UNBUFFERED)
 
     async def _counted(self) -> AsyncIterator[bytes]:
         self._open += 1
@@ -104,7 +105,7 @@ async def _events(board: Board, leaving: Callable[[], bool]) -> AsyncIterator[by
     while not leaving():
         total, alerts = board.alerts(told, MOST_ALERTS)
         if total > told or look == 0:
-            yield _event("alerts", {"alerts": alerts, "total": total, "left_out": total - told - len(alerts)})
+            yield _event("alerts", {"alerts": alerts, "total": total})
         told = total
         if look % STATUS_LOOKS == 0:
             age = time.monotonic() - board.shown_at

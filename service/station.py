@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from service.alerts import Alert
 from service.autoencoder import find, load
-from service.board import Board, Status, card
+from service.board import Board, Status, card_json
 from service.logs import Log
 from service.metrics import Metrics
 from service.scorer import Scorer
@@ -53,7 +53,7 @@ class Station:
         self._scorer = scorer
         self._began = time.monotonic()
         status = Status(scorer.model.id, scorer.threshold)
-        self.board = Board(status, card(scorer.model, scorer.alert_budget), scorer.streams.names)
+        self.board = Board(status, card_json(scorer.model, scorer.alert_budget), scorer.streams.names)
         self.pages = Pages(self.board, metrics.registry, scoring.host, scoring.port)
         self.worker = Worker(
             log,

@@ -5,7 +5,7 @@ import { at, make, moment, ms, time } from "./dom.js";
 const MOST = 100;
 const SPEAK_MS = 10_000;
 const list = at("list");
-const incidents = new Map();  // id -> { peak, began, alerts, line }
+const incidents = new Map();  // id -> { peak, alerts, line }
 let choose;
 let waiting = [];
 let paused = false;
@@ -15,7 +15,7 @@ let spoke = 0;
 let timer = 0;
 
 export function find(partition, offset) {
-  const all = [...waiting, ...[...incidents.values()].map(it => it.peak)];
+  const all = [...waiting, ...[...incidents.values()].flatMap(it => it.alerts)];
   return all.find(a => a.partition === partition && a.offset === offset);
 }
 
@@ -64,19 +64,19 @@ function release() {
 function take(alert) {
   let it = incidents.get(alert.incident);
   if (!it) {
-    it = { peak: alert, began: alert, alerts: 0, line: row(alert.incident) };
+    it = { peak: alert, alerts: [], line: row(alert.incident) };
     incidents.set(alert.incident, it);
     list.prepend(it.line);
   }
-  it.alerts += 1;
+  it.alerts.push(alert);
   if (alert.score >= it.peak.score) it.peak = alert;
   const [stream, score, why, when, count] = it.line.firstChild.children;
   stream.textContent = it.peak.stream;
   score.textContent = it.peak.score.toFixed(1);
   why.textContent = it.peak.reasons.map(r => r.text).join("; ");
-  when.textContent = time(ms(it.began));
-  when.title = moment(ms(it.began));
-  count.textContent = it.alerts > 1 ? `${it.alerts} alerts` : "";
+  when.textContent = time(ms(it.alerts[0]));
+  when.title = moment(ms(it.alerts[0]));
+  count.textContent = it.alerts.length > 1 ? `${it.alerts.length} alerts` : "";
 }
 
 function row(id) {

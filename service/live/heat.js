@@ -21,7 +21,7 @@ export function heat({ stream, score, active }, threshold, choose) {
     if (cell.lastChild.textContent !== text) {
       cell.lastChild.textContent = text;
       cell.className = level(score[i], threshold);
-      cell.title = `${name}: highest score ${text} in the last minute`;
+      cell.title = `${name}: highest recent score ${text}`;
     }
   });
   if (place.firstChild && !place.querySelector("[tabindex='0']")) place.firstChild.tabIndex = 0;

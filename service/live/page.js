@@ -6,6 +6,7 @@ import * as feed from "./feed.js";
 import { heat } from "./heat.js";
 
 const PULSES = 300;
+const ENOUGH_TICKS = 5000;
 const SILENT_MS = 4000;
 let started = null;
 let anew = true;
@@ -13,6 +14,7 @@ let status = null;
 let pulses = [];
 let pulse = null;
 let heard = 0;
+let total = 0;
 let unseen = 0;
 let source = null;
 
@@ -69,8 +71,9 @@ function alerts(event) {
   const told = JSON.parse(event.data);
   feed.add(told.alerts, anew);
   if (anew) route();
-  else if (document.hidden) unseen += told.alerts.length + told.left_out;
+  else if (document.hidden) unseen += told.total - total;
   anew = false;
+  total = told.total;
   document.title = unseen ? `(${unseen}) tickwatch` : "tickwatch";
 }
 
@@ -84,7 +87,7 @@ function report(event) {
   at("connection").textContent = `live, ${new Date().toISOString().slice(11, 19)} UTC`;
   trouble(told.age > SILENT_MS / 1e3 ? `The worker has not moved for ${told.age.toFixed(0)} s: look at its log.`
     : told.ready ? "" : "The worker is restoring its state, or can't reach its log.");
-  counts();
+  counts(told.heat);
   heat(told.heat, status.threshold, chooseStream);
 }
 
@@ -95,7 +98,7 @@ setInterval(() => { if (heard && Date.now() - heard > 4 * SILENT_MS) { heard = D
 const whole = value => Math.round(value).toLocaleString("en");
 const short = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
 
-function counts() {
+function counts(minute) {
   const last = pulses.at(-1);
   if (!last || status.seconds - last.seconds >= 1) pulses = [...pulses, status].slice(-PULSES);
   const then = pulses.findLast(p => status.seconds - p.seconds >= 3) ?? pulses[0];
@@ -103,8 +106,16 @@ function counts() {
   for (const name of ["streams", "rejected", "lag", "alerts"]) at(name).textContent = whole(status[name]);
   at("ticks").textContent = status.ticks < 1e6 ? whole(status.ticks) : short.format(status.ticks);
   if (status.ticks) at("share").textContent = `${whole(status.alerts / status.ticks * 1e5)} in 100,000`;
+  fit(minute);
   at("version").textContent = `tickwatch ${status.version}`;
   beat();
+}
+
+/** Whether the model fits the market: the same bounds as the rule TickwatchScoresShifted, over the last minute or less. */
+function fit({ ticks, over }) {
+  if (ticks < ENOUGH_TICKS) { at("fit").textContent = "too few ticks yet"; return; }
+  at("over").textContent = `${(over * 100).toFixed(1)} %`;
+  at("fit").textContent = over > 0.06 ? "far above 1 %: is it the right model?" : over < 0.002 ? "far below 1 %: does the feed lack fields?" : "about 1 % is right";
 }
 
 function beat() {

@@ -122,6 +122,8 @@ def test_heat_is_each_streams_highest_score_of_the_last_minute(scored: Scored) -
     assert heat.active == len(best)
     assert set(heat.stream) == set(sorted(best, key=lambda name: -best[name])[:3])
     assert heat.score == [round(best[name], 2) for name in heat.stream]
+    assert heat.ticks == 20_000
+    assert heat.over == (scored.verdicts.score[:20_000] > 2).mean()
     now += 70.0
     history.add(part(scored, slice(20_000, 20_001)))
     assert history.heat(3).stream == [MARKET.stream[20_000]]
