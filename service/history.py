@@ -76,9 +76,10 @@ class Trace(msgspec.Struct, frozen=True):
 
 
 class Heat(msgspec.Struct, frozen=True):
-    """The last minute, or what the ring holds of it: the hottest streams by name, the highest score of each, and how many streams had a tick.
+    """The last minute, or what the ring holds of it: the hottest streams by name, and the highest score of each.
 
-    `over` is the share of all `ticks` with a score above 2: about one in a hundred where the model fits the market.
+    `active` is how many streams had a tick, `over` the share of all `ticks` with a score above 2: about one in a
+    hundred where the model fits the market.
     """
 
     stream: list[str]

@@ -15,6 +15,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from service.board import Board
 from service.logs.sqlite import SqliteLog
 from service.metrics import Metrics
 from service.station import Scoring, Station
@@ -31,7 +32,7 @@ MARKET = replace(LOUD, stream=[HOSTILE if name == CALM.stream[JUMP] else name fo
 Open = Callable[..., Page]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while it is open, no other test could run an event loop
 def browser() -> Iterator[Browser]:
     path = shutil.which("chromium") or shutil.which("google-chrome")
     if path is None:
@@ -250,7 +251,7 @@ def test_the_page_finds_a_restarted_worker_again_and_drops_what_the_old_one_said
     desk.station.pages.close()
     expect(page.locator("#connection")).to_have_text("not connected")
     expect(page.locator("#problem")).to_contain_text("does not answer")
-    board = type(desk.station.board)(desk.station.board.status)
+    board = Board(desk.station.board.status)
     board.show(board.status, ready=True)
     again = Pages(board, Metrics().registry, "127.0.0.1", port)
     expect(page.locator("#connection")).to_contain_text("live", timeout=15_000)
