@@ -22,9 +22,9 @@ export function show(what) {
   const name = what.stream ?? what.alert?.stream ?? `offset ${what.offset}`;
   at("detail-title").textContent = name;
   at("detail-title").focus({ preventScroll: true });
-  at("detail").scrollIntoView({ block: matchMedia("(max-width: 62rem)").matches ? "start" : "nearest", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
   say(`Loading ${name} …`);
   at("detail").setAttribute("aria-busy", "true");
+  at("detail").scrollIntoView({ block: matchMedia("(max-width: 62rem)").matches ? "start" : "nearest" });
   reasons(what.alert);
   load();
 }
@@ -61,16 +61,16 @@ async function load() {
   const asked = chosen;
   let again = true;
   try {
-    const features = (asked.alert?.reasons ?? []).map(r => r.feature).join(",");
-    const path = asked.stream ? ["stream.json", { name: asked.stream }] : ["alert.json", { partition: asked.partition, offset: asked.offset, features }];
     if (document.hidden && trace) return;
-    const found = await ask(...path);
+    const features = (trace?.courses ?? asked.alert?.reasons ?? []).map(it => it.feature).join(",");  // those once chosen stay
+    const { partition, offset, stream } = asked;
+    const found = stream === undefined ? await ask("alert.json", { partition, offset, features }) : await ask("stream.json", { name: stream, features });
     if (chosen !== asked) return;
     if (found) {
       trace = found;
       draw();
-    } else if (!trace) say(asked.stream ? "No tick of this stream is kept in memory; waiting for its next one." : "The ticks around this alert are no longer kept in memory.");
-    again = asked.stream !== undefined || (found && found.offset.filter(o => o > asked.offset).length < ENOUGH_AFTER);
+    } else if (!trace) say(stream ? "No tick of this stream is kept in memory; waiting for its next one." : "The ticks around this alert are no longer kept in memory.");
+    again = stream !== undefined || (found && found.offset.filter(o => o > offset).length < ENOUGH_AFTER);
   } catch (error) {
     if (chosen === asked) say(`This did not load (${error.message}); trying again.`);
   } finally {
@@ -106,10 +106,11 @@ const pair = ({ feature }) => {
 
 function columns() {
   const x = trace.time_ms.map(t => t / 1e3);
-  const traded = trace.price.map((price, i) => trace.size[i] > 0 || trace.bid[i] === null ? price : null);
+  const { price, bid, ask, size } = trace;  // of quote updates only a price outside the quote tells anything new
+  const apart = price.map((p, i) => size[i] > 0 || bid[i] === null || ask[i] === null || p < bid[i] || p > ask[i] ? p : null);
   const over = trace.score.map(score => score >= threshold ? score : null);
   return [
-    [x, trace.bid, trace.ask, traded],
+    [x, bid, ask, apart],
     [x, trace.score, x.map(() => threshold), over],
     ...trace.courses.map(course => [x, course.observed, course.expected]),
   ];
@@ -129,7 +130,7 @@ function draw() {
   const shared = { sync: "stream", marks };
   const place = title => framed(at("charts"), title);
   charts = [
-    chart(place("price with bid and ask"), 190, data[0], [step("bid", "bid"), step("ask", "ask"), dots("trade", "price", 4)], { ...shared, values: number }),
+    chart(place("price with bid and ask"), 190, data[0], [step("bid", "bid"), step("ask", "ask"), dots("price", "price", 4)], { ...shared, values: number }),
     chart(place("score: 4 is one tick in 10,000; dashed is the threshold"), 110, data[1], [dots("score", "score", 3), step("threshold", "alarm", { width: 1, dash: [6, 4] }), dots("over it", "alarm", 7)],
       { ...shared, scales: { y: { range: (_, low, high) => [0, Math.max(high, threshold) * 1.1] } } }),
     ...trace.courses.map((course, i) => chart(place(course.title), 110, data[i + 2], pair(course), { ...shared, ...UNITS[course.feature] })),
