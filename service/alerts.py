@@ -139,6 +139,11 @@ _WORDS = {
 }
 
 
+def natural(feature: str, value: float) -> float:
+    """A feature's value in the units that its words have: `gap` in microseconds, `spread` in usual spreads, `size` as traded."""
+    return _WORDS[feature].natural(min(value, 40.0))
+
+
 def reasons(scored: Scored, i: int) -> list[Reason]:
     """The features that made tick `i` improbable, the strongest first, at most three."""
     found, tails = scored.features, scored.verdicts.tails[i]
@@ -177,7 +182,7 @@ def _feature_reason(scored: Scored, i: int, c: int, score: float) -> Reason:
     else:
         expected += std * (trend - misfit)
         form = "lately {}, where the pattern of all features suggests {}"
-    observed, expected = words.natural(min(observed, 40.0)), words.natural(min(expected, 40.0))
+    observed, expected = natural(FEATURES[c], observed), natural(FEATURES[c], expected)
     return Reason(
         FEATURES[c], score, observed, expected, form.format(words.observed(observed), words.expected(expected))
     )

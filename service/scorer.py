@@ -22,10 +22,12 @@ IDLE_HOURS = 168.0  # a week, so that no weekend makes a stream begin anew
 class Scored:
     """Everything known about a batch after scoring: N ticks, their features, the expectation float32 [N, F], the verdicts.
 
-    `refused` are ticks of new streams that the limit keeps out, which are not among the N.
+    `rows` int64 [N] tells the streams apart: ticks of one batch have the same row if they are of one stream. `refused` are
+    ticks of new streams that the limit keeps out, which are not among the N.
     """
 
     ticks: Ticks
+    rows: NDArray[np.int64]
     features: Features
     expected: NDArray[np.float32]
     verdicts: Verdicts
@@ -71,4 +73,4 @@ class Scorer:
         folded = np.flatnonzero(found.folded)
         expected[folded] = self.model.reconstruct(x[folded], rows[folded], streams.recurrent)
         verdicts = self._judge.judge(ticks.offset, rows, found, x, expected, streams.judge)
-        return Scored(ticks, found, expected, verdicts, refused)
+        return Scored(ticks, rows, found, expected, verdicts, refused)

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 from service.alerts import Alert
 from service.autoencoder import find, load
+from service.board import Board, Status, card_json
 from service.logs import Log
 from service.metrics import Metrics
 from service.scorer import Scorer
-from service.web import Board, Pages, Status
+from service.web import Pages
 from service.worker import Worker
 
 
@@ -44,14 +45,15 @@ class Station:
         committed: Callable[[list[Alert]], None] = lambda alerts: None,
     ) -> None:
         def show(alerts: list[Alert]) -> None:
-            self.board.alerts.extend(alerts)
+            self.board.tell(alerts)
             committed(alerts)
 
         metrics = Metrics()
         self._log = log
         self._scorer = scorer
         self._began = time.monotonic()
-        self.board = Board(Status(scorer.model.id, scorer.threshold))
+        status = Status(scorer.model.id, scorer.threshold)
+        self.board = Board(status, card_json(scorer.model, scorer.alert_budget), scorer.streams.names)
         self.pages = Pages(self.board, metrics.registry, scoring.host, scoring.port)
         self.worker = Worker(
             log,
@@ -60,13 +62,13 @@ class Station:
             commit_interval_ms=scoring.commit_interval_ms,
             publish_scores=scoring.scores,
             on_commit=show,
+            on_scored=self.board.history.add,
         )
 
     def step(self, timeout_ms: int) -> int:
         """One turn of the worker; returns how many records it moved."""
         moved = self.worker.step(timeout_ms)
-        self.board.ready = self._log.connected and not self._log.restoring
-        self.board.status = self.status()
+        self.board.show(self.status(), ready=self._log.connected and not self._log.restoring)
         return moved
 
     def status(self) -> Status:

@@ -51,6 +51,10 @@ class Streams:
     def __len__(self) -> int:
         return sum(map(len, self._rows.values()))
 
+    def names(self) -> list[str]:
+        """The streams that are held; any thread may ask."""
+        return [name for held in list(self._rows.values()) for name in list(held)]
+
     @property
     def row_bytes(self) -> int:
         """Size of one row as the log stores it."""

@@ -1,55 +1,24 @@
-"""The pages of a running worker: a live page, its data as JSON, /metrics for Prometheus, and health for an orchestrator."""
+"""The pages of a running worker: the live page, /metrics for Prometheus, and health for an orchestrator."""
 
 from __future__ import annotations
 
 import socket
 import threading
-from collections import deque
-from pathlib import Path
+from collections.abc import Callable
 
-import msgspec
 import uvicorn
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from service import __version__
-from service.alerts import Alert
+from service.board import Board
 from service.errors import TickwatchError
+from service.page import HEADERS, Page
 
 DEFAULT_PORT = 9464  # the port registered for OpenTelemetry's Prometheus exporter
-PAGE = Path(__file__).parent / "live" / "index.html"
-HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'",
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-store",
-}
-
-
-class Status(msgspec.Struct, frozen=True):
-    """What the live page shows beside the alerts."""
-
-    model: str
-    threshold: float
-    ticks: int = 0
-    streams: int = 0
-    alerts: int = 0
-    rejected: int = 0
-    lag: int = 0
-    seconds: float = 0.0
-    version: str = __version__
-
-
-class Board:
-    """What the worker's thread writes and the web server's thread reads; every write replaces a whole object."""
-
-    def __init__(self, status: Status) -> None:
-        self.status = status
-        self.alerts: deque[Alert] = deque(maxlen=200)
-        self.ready = False
 
 
 class Pages:
@@ -62,14 +31,15 @@ class Pages:
         self._socket = _listen(host, port)
         bound = self._socket.getsockname()[1]
         self.url = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{bound}"  # noqa: S104
-        config = uvicorn.Config(_app(board, registry), log_level="critical", lifespan="off", access_log=False)
-        self._server = uvicorn.Server(config)
+        self._leaving = False
+        app = _app(board, registry, lambda: self._leaving)
+        self._server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off", access_log=False))
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name="pages", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         """Stop serving."""
-        self._server.should_exit = True
+        self._leaving = self._server.should_exit = True
         self._thread.join(timeout=5)
         self._socket.close()
 
@@ -86,14 +56,7 @@ def _listen(host: str, port: int | None) -> socket.socket:
         ) from error
 
 
-def _app(board: Board, registry: CollectorRegistry) -> Starlette:
-    async def page(request: Request) -> Response:
-        return FileResponse(PAGE, headers=HEADERS)
-
-    async def status(request: Request) -> Response:
-        body = {"status": board.status, "alerts": list(board.alerts)[::-1][:50]}
-        return Response(msgspec.json.encode(body), media_type="application/json", headers=HEADERS)
-
+def _app(board: Board, registry: CollectorRegistry, leaving: Callable[[], bool]) -> Starlette:
     async def metrics(request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(registry), media_type=content_type, headers=HEADERS)
@@ -107,8 +70,7 @@ def _app(board: Board, registry: CollectorRegistry) -> Starlette:
 
     return Starlette(
         routes=[
-            Route("/", page),
-            Route("/status.json", status),
+            *Page(board, leaving).routes,
             Route("/healthz", alive),
             Route("/readyz", ready),
             Route("/metrics", metrics),

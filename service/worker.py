@@ -34,7 +34,7 @@ class Worker:
     """Moves ticks from a log through the scorer and back into the log as alerts, state and offsets.
 
     A checkpoint is committed every `commit_interval_ms`, or earlier after `commit_ticks`. `on_commit` hears of alerts once they
-    are durable. `publish_scores` also writes every tick's score, in frames.
+    are durable, `on_scored` of every batch before that. `publish_scores` also writes every tick's score, in frames.
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class Worker:
         commit_ticks: int = 50_000,
         publish_scores: bool = False,
         on_commit: Callable[[list[Alert]], None] = lambda committed: None,
+        on_scored: Callable[[Scored], None] = lambda scored: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.ticks = 0
@@ -59,6 +60,7 @@ class Worker:
         self._commit_ticks = commit_ticks
         self._publish_scores = publish_scores
         self._on_commit = on_commit
+        self._on_scored = on_scored
         self._clock = clock
         self._pending = Pending()
         self._last_commit = clock()
@@ -122,6 +124,7 @@ class Worker:
         pending.scored += len(scored.ticks)
         pending.late += int((scored.features.lateness > 0).sum())
         pending.repeated += int((scored.features.repeats > 0).sum())
+        self._on_scored(scored)
         self._metrics.scores.observe(scored.verdicts.score)
         self._metrics.batch_ticks.observe(len(records))
         self._metrics.batch_seconds.observe(self._clock() - began)

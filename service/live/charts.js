@@ -1,0 +1,75 @@
+// Charts of uPlot in the colours of the page, as wide as their place, redrawn when either changes.
+import { make } from "./dom.js";
+
+const charts = new Set();
+const dark = matchMedia("(prefers-color-scheme: dark)");
+export const colour = name => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+const utc = seconds => uPlot.tzDate(new Date(seconds * 1e3), "Etc/UTC");
+const resized = new ResizeObserver(entries => {
+  for (const { target, contentRect } of entries)
+    for (const chart of charts) if (chart.place === target && contentRect.width) chart.plot.setSize({ width: contentRect.width, height: chart.height });
+});
+
+function axis(size, more = {}) {
+  return { stroke: colour("dim"), grid: { stroke: colour("grid"), width: 1 }, ticks: { show: false }, font: "11px system-ui", size, gap: 4, ...more };
+}
+
+/** Labels of the time axis on one line, with as many digits as the distance of the ticks needs. */
+function clock(_, ticks, __, ___, distance) {
+  const end = distance >= 60 ? 16 : distance >= 1 ? 19 : 23;
+  return ticks.map(tick => new Date(Math.round(tick * 1e3)).toISOString().slice(11, end));
+}
+
+const short = new Intl.NumberFormat("en", { maximumSignificantDigits: 5, notation: "compact" });
+
+/** Draws `series` over `data` in `place`; `marks` gives the x of vertical lines. Returns the chart, for `update` and `remove`. */
+export function chart(place, height, data, series, { sync, marks = () => [], values, splits, legend = true, scales = {} } = {}) {
+  const it = { place, height, data };
+  function draw() {
+    it.plot?.destroy();
+    const options = {
+      width: place.clientWidth || 300, height, padding: [8, 28, 0, 0], tzDate: utc, legend: { show: legend },
+      cursor: { sync: sync && { key: sync }, y: false, drag: { x: true, y: false } },
+      scales: { x: { time: true }, ...scales },
+      axes: [axis(22, { values: clock, space: 80 }), axis(64, { space: 22, ...(splits && { splits }), values: (_, ticks) => ticks.map(v => v === null ? null : (values ?? short.format)(v)) })],
+      series: [{ label: "time", value: "{HH}:{mm}:{ss}.{fff}" }, ...series.map(one => ({ width: 1.5, points: { show: false }, ...one() }))],
+      hooks: { draw: [lines] },
+    };
+    it.plot = new uPlot(options, it.data, place);
+  }
+  function lines(plot) {
+    const { ctx, bbox } = plot;
+    ctx.save();
+    ctx.strokeStyle = colour("alarm");
+    ctx.setLineDash([4, 4]);
+    for (const mark of marks()) {
+      const left = plot.valToPos(mark, "x", true);
+      if (left < bbox.left || left > bbox.left + bbox.width) continue;
+      ctx.beginPath();
+      ctx.moveTo(left, bbox.top);
+      ctx.lineTo(left, bbox.top + bbox.height);
+      ctx.stroke();
+    }
+    ctx.restore();
+  }
+  it.update = next => { it.data = next; it.plot.setData(next); };
+  it.draw = draw;
+  it.remove = () => { charts.delete(it); resized.unobserve(place); it.plot.destroy(); };
+  draw();
+  charts.add(it);
+  resized.observe(place);
+  return it;
+}
+
+dark.addEventListener("change", () => charts.forEach(it => it.draw()));
+
+/** A place for a chart under its title, which is also what a screen reader says of it. */
+export function framed(parent, title) {
+  const frame = make("div", "chart");
+  const place = make("div");
+  place.setAttribute("role", "img");
+  place.setAttribute("aria-label", title);
+  frame.append(make("h3", "", title), place);
+  parent.append(frame);
+  return place;
+}

@@ -1,0 +1,152 @@
+// One stream: around an alert, or live. Its ticks are asked for once a second, never sent unasked.
+import { ask, at, make, moment, ms, number, span, time } from "./dom.js";
+import { chart, colour, framed } from "./charts.js";
+
+const ASK_MS = 1000;
+const ROWS = 50;
+const ENOUGH_AFTER = 150;
+let threshold = 0;
+let chosen = null;
+let charts = [];
+let drawn = "";
+let trace = null;
+let timer = 0;
+
+export const configure = status => { threshold = status.threshold; };
+export const shows = () => chosen;
+
+/** Shows `{ stream }`, or `{ alert, partition, offset }` where the alert itself may be unknown. */
+export function show(what) {
+  chosen = what;
+  clear();
+  const name = what.stream ?? what.alert?.stream ?? `offset ${what.offset}`;
+  at("detail-title").textContent = name;
+  at("detail-title").focus({ preventScroll: true });
+  say(`Loading ${name} …`);
+  at("detail").setAttribute("aria-busy", "true");
+  at("detail").scrollIntoView({ block: matchMedia("(max-width: 62rem)").matches ? "start" : "nearest" });
+  reasons(what.alert);
+  load();
+}
+
+export function forget() {
+  chosen = null;
+  clear();
+  at("detail-title").textContent = "No stream chosen";
+  say("Choose an alert or a square of the heat map, or find a stream by name.");
+}
+
+function clear() {
+  clearTimeout(timer);
+  charts.forEach(it => it.remove());
+  charts = [];
+  drawn = "";
+  trace = null;
+  at("charts").replaceChildren();
+  at("reasons").replaceChildren();
+  at("numbers").hidden = at("follow").hidden = true;
+}
+
+const say = text => { if (at("about").textContent !== text) at("about").textContent = text; };
+
+function reasons(alert) {
+  at("reasons").replaceChildren(...(alert?.reasons ?? []).map(reason => {
+    const line = make("li");
+    line.append(make("b", "", reason.score.toFixed(1)), reason.text);
+    return line;
+  }));
+}
+
+async function load() {
+  const asked = chosen;
+  let again = true;
+  try {
+    if (document.hidden && trace) return;
+    const features = (trace?.courses ?? asked.alert?.reasons ?? []).map(it => it.feature).join(",");  // those once chosen stay
+    const { partition, offset, stream } = asked;
+    const found = stream === undefined ? await ask("alert.json", { partition, offset, features }) : await ask("stream.json", { name: stream, features });
+    if (chosen !== asked) return;
+    if (found) {
+      trace = found;
+      draw();
+    } else if (!trace) say(stream ? "No tick of this stream is kept in memory; waiting for its next one." : "The ticks around this alert are no longer kept in memory.");
+    again = stream !== undefined || (found && found.offset.filter(o => o > offset).length < ENOUGH_AFTER);
+  } catch (error) {
+    if (chosen === asked) say(`This did not load (${error.message}); trying again.`);
+  } finally {
+    at("detail").setAttribute("aria-busy", "false");
+    if (chosen === asked && again) timer = setTimeout(load, ASK_MS);
+  }
+}
+
+function about() {
+  const n = trace.offset.length;
+  if (chosen.stream) return `Live, the last ${n} ${n === 1 ? "tick" : "ticks"} in memory.`;
+  const alert = chosen.alert;
+  const after = trace.offset.filter(o => o > chosen.offset).length;
+  const around = `${n - after - 1} ticks before, ${after} after`;
+  return alert ? `${moment(ms(alert))}, incident ${alert.phase}, score ${alert.score.toFixed(1)} over ${alert.threshold.toFixed(2)}; ${around}.` : `${around}.`;
+}
+
+const marks = () => {
+  if (!trace) return [];
+  const i = chosen?.stream ? -1 : trace.offset.indexOf(chosen?.offset);
+  return i < 0 ? [] : [trace.time_ms[i] / 1e3];
+};
+
+const step = (label, ink, more = {}) => () => ({ label, stroke: colour(ink), paths: uPlot.paths.stepped({ align: 1 }), value: (_, v) => v === null ? "–" : number(v), ...more });
+const dots = (label, ink, size) => () => ({ label, stroke: colour(ink), width: 0, paths: () => null, points: { show: true, size, fill: colour(ink), stroke: colour(ink) }, value: (_, v) => v === null ? "–" : number(v) });
+
+const SPANS = [0, 1e3, 1e6, 6e7, 3.6e9];  // from nothing to hours: a scale that is logarithmic away from 0
+const UNITS = { gap: { values: span, scales: { y: { distr: 4 } }, splits: (_, __, low, high) => SPANS.filter(v => v >= low && v <= high) } };
+const pair = ({ feature }) => {
+  const value = (_, v) => v === null ? "–" : (UNITS[feature]?.values ?? number)(v);
+  return [step("observed", "price", { value }), step("expected", "expected", { dash: [5, 3], value })];
+};
+
+function columns() {
+  const x = trace.time_ms.map(t => t / 1e3);
+  const { price, bid, ask, size } = trace;  // of quote updates only a price outside the quote tells anything new
+  const apart = price.map((p, i) => size[i] > 0 || bid[i] === null || ask[i] === null || p < bid[i] || p > ask[i] ? p : null);
+  const over = trace.score.map(score => score >= threshold ? score : null);
+  return [
+    [x, bid, ask, apart],
+    [x, trace.score, x.map(() => threshold), over],
+    ...trace.courses.map(course => [x, course.observed, course.expected]),
+  ];
+}
+
+function draw() {
+  at("detail-title").textContent = trace.stream;
+  say(about());
+  at("follow").hidden = Boolean(chosen.stream);
+  at("numbers").hidden = false;
+  if (at("numbers").open) table();
+  const shape = trace.courses.map(c => c.feature).join();
+  const data = columns();
+  if (shape === drawn) { charts.forEach((it, i) => it.update(data[i])); return; }
+  charts.forEach(it => it.remove());
+  at("charts").replaceChildren();
+  const shared = { sync: "stream", marks };
+  const place = title => framed(at("charts"), title);
+  charts = [
+    chart(place("price with bid and ask"), 190, data[0], [step("bid", "bid"), step("ask", "ask"), dots("price", "price", 4)], { ...shared, values: number }),
+    chart(place("score: 4 is one tick in 10,000; dashed is the threshold"), 110, data[1], [dots("score", "score", 3), step("threshold", "alarm", { width: 1, dash: [6, 4] }), dots("over it", "alarm", 7)],
+      { ...shared, scales: { y: { range: (_, low, high) => [0, Math.max(high, threshold) * 1.1] } } }),
+    ...trace.courses.map((course, i) => chart(place(course.title), 110, data[i + 2], pair(course), { ...shared, ...UNITS[course.feature] })),
+  ];
+  drawn = shape;
+}
+
+function table() {
+  const centre = chosen.stream ? trace.offset.length : Math.max(0, trace.offset.indexOf(chosen.offset)) + ROWS / 2;
+  const end = Math.min(trace.offset.length, centre);
+  at("rows").replaceChildren(...Array.from({ length: Math.min(end, ROWS) }, (_, k) => end - 1 - k).map(i => {
+    const line = make("tr", trace.score[i] >= threshold ? "over" : "");
+    const cells = [time(trace.time_ms[i]), ...["price", "bid", "ask", "size"].map(c => number(trace[c][i])), trace.score[i].toFixed(2)];
+    line.append(...cells.map(text => make("td", "", text)));
+    return line;
+  }));
+}
+
+at("numbers").addEventListener("toggle", () => { if (at("numbers").open && trace) table(); });
