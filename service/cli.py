@@ -130,6 +130,10 @@ def worker(
     scores: settings.Scores = False,
     stream_idle_hours: settings.StreamIdleHours = 168.0,
     max_streams: settings.MaxStreams = 1_000_000,
+    format: settings.Format = "json",  # noqa: A002  (the name of the flag)
+    schema: settings.Schema = None,
+    schema_registry: settings.SchemaRegistry = None,
+    schema_registry_login_file: settings.SchemaRegistryLoginFile = None,
     fresh: settings.Fresh = False,
     host: settings.Host = "127.0.0.1",
     port: settings.Port = None,
@@ -137,13 +141,19 @@ def worker(
     """Score ticks from a Kafka topic, exactly once: alerts, state and offsets in one transaction."""
     with Stop() as stop:
         from service.consume import consume  # noqa: PLC0415
+        from service.formats import decoder  # noqa: PLC0415
+        from service.formats.registry import Registry  # noqa: PLC0415
         from service.station import Scoring  # noqa: PLC0415
 
         logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
         logging.getLogger("tickwatch").setLevel(logging.INFO)
         logging.getLogger("kafka").setLevel(logging.CRITICAL)  # the worker says itself what matters of its errors
         shared = Scoring(model, alert_budget, commit_interval_ms, scores, stream_idle_hours, max_streams, host, port)
-        consume(shared, reach(kafka), stop, fresh=fresh)
+        registry = None
+        if schema_registry is not None:
+            login = _secret("--schema-registry-login-file", schema_registry_login_file)
+            registry = Registry(schema_registry, login, kafka.ca_file)
+        consume(shared, reach(kafka), decoder(format, registry, schema), stop, fresh=fresh)
 
 
 topics = typer.Typer(help="The Kafka topics that a worker needs.", no_args_is_help=True)
@@ -169,12 +179,7 @@ def reach(kafka: settings.Kafka) -> KafkaSettings:
     """What the options say about Kafka, and the password, which is no option."""
     from service.connection import KafkaSettings, host_name  # noqa: PLC0415
 
-    password = os.environ.get("TICKWATCH_PASSWORD", "")
-    if kafka.password_file is not None:
-        try:
-            password = kafka.password_file.read_text().strip()
-        except OSError as error:
-            raise TickwatchError(f"--password-file {kafka.password_file}: cannot be read ({error.strerror})") from error
+    password = _secret("--password-file", kafka.password_file) or os.environ.get("TICKWATCH_PASSWORD", "")
     return KafkaSettings(
         bootstrap_servers=kafka.bootstrap_servers,
         group=kafka.group,
@@ -192,6 +197,14 @@ def reach(kafka: settings.Kafka) -> KafkaSettings:
         username=kafka.username,
         password=password,
     )
+
+
+def _secret(flag: str, file: Path | None) -> str:
+    """What the file given with a flag holds, empty if none is given."""
+    try:
+        return "" if file is None else file.read_text().strip()
+    except OSError as error:
+        raise TickwatchError(f"{flag} {file}: cannot be read ({error.strerror})") from error
 
 
 def _progress() -> Progress:

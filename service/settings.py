@@ -51,6 +51,16 @@ MaxStreams = Annotated[
         min=1,
     ),
 ]
+Format = Annotated[str, _option("--format", "How ticks are written: json, avro, protobuf or binary.")]
+Schema = Annotated[
+    Path | None, _option("--schema", "Avro schema file of ticks that are written without naming a schema.")
+]
+SchemaRegistry = Annotated[
+    str | None, _option("--schema-registry", "URL of the registry whose schemas avro or protobuf ticks name.")
+]
+SchemaRegistryLoginFile = Annotated[
+    Path | None, _option("--schema-registry-login-file", "File that holds user:password for the schema registry.")
+]
 Fresh = Annotated[
     bool,
     _option("--fresh", "Give up state that another model or layout has written, instead of refusing to start."),

@@ -11,6 +11,7 @@ from service.autoencoder import find, load
 from service.logs import Log
 from service.metrics import Metrics
 from service.scorer import Scorer
+from service.ticks import Decode, decode
 from service.web import Board, Pages, Status
 from service.worker import Worker
 
@@ -41,6 +42,7 @@ class Station:
         scoring: Scoring,
         scorer: Scorer,
         log: Log,
+        decode: Decode = decode,
         committed: Callable[[list[Alert]], None] = lambda alerts: None,
     ) -> None:
         def show(alerts: list[Alert]) -> None:
@@ -57,6 +59,7 @@ class Station:
             log,
             scorer,
             metrics,
+            decode=decode,
             commit_interval_ms=scoring.commit_interval_ms,
             publish_scores=scoring.scores,
             on_commit=show,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timezone
@@ -59,6 +59,9 @@ class Ticks:
         names = self.stream
         columns = {k: v[index] for k, v in columns.items() if k != "stream"}
         return replace(self, stream=[names[i] for i in index.tolist()], **columns)
+
+
+Decode = Callable[[Records], tuple[Ticks, list[DeadLetter]]]
 
 
 class Tick(msgspec.Struct, gc=False):
