@@ -143,7 +143,8 @@ def _fill_in(tick: Tick, key: bytes | None) -> Tick | str:
 
 def problems(columns: dict[str, NDArray[np.float64]]) -> dict[int, str]:
     """Rows that no detector should see, with the reason: row index -> sentence. Columns are float64 [N], NaN = missing."""
-    table = np.stack([columns[name] for name in NUMBERS])  # one look at all, for there is mostly nothing to find
+    # one look at all, for there is mostly nothing to find
+    table = np.concatenate([columns[name] for name in NUMBERS]).reshape(len(NUMBERS), -1)
     wrong = np.abs(table) > MAX_MAGNITUDE
     wrong[_PRICE] |= np.isnan(table[_PRICE])
     wrong[_SIZES] |= table[_SIZES] < 0
