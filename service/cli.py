@@ -130,6 +130,7 @@ def worker(
     scores: settings.Scores = False,
     stream_idle_hours: settings.StreamIdleHours = 168.0,
     max_streams: settings.MaxStreams = 1_000_000,
+    linger_ms: settings.LingerMs = 10,
     format: settings.Format = "json",  # noqa: A002  (the name of the flag)
     schema: settings.Schema = None,
     schema_registry: settings.SchemaRegistry = None,
@@ -153,7 +154,8 @@ def worker(
         if schema_registry is not None:
             login = _secret("--schema-registry-login-file", schema_registry_login_file)
             registry = Registry(schema_registry, login, kafka.ca_file)
-        consume(shared, reach(kafka), decoder(format, registry, schema), stop, fresh=fresh)
+        read = decoder(format, registry, schema)
+        consume(shared, reach(kafka), read, stop, linger_ms=linger_ms, fresh=fresh)
 
 
 topics = typer.Typer(help="The Kafka topics that a worker needs.", no_args_is_help=True)

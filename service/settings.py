@@ -33,6 +33,15 @@ CommitIntervalMs = Annotated[
     int,
     _option("--commit-interval-ms", "Milliseconds between commits of alerts, state and offsets.", min=1, max=60_000),
 ]
+LingerMs = Annotated[
+    int,
+    _option(
+        "--linger-ms",
+        "Milliseconds that a few ticks wait at the broker for more, which are then scored together; 0 is never.",
+        min=0,
+        max=1000,
+    ),
+]
 Scores = Annotated[bool, _option("--scores", "Also publish the score of every tick, in columnar frames.")]
 StreamIdleHours = Annotated[
     float,

@@ -64,7 +64,8 @@ class KafkaLog:
 
     `rows(partition, streams)` gives the present state rows, uint8 [n, row_bytes], of any streams of a partition; the log asks
     for them inside `commit` when it rolls its snapshot, which spares it a second copy of all state. `poll` calls
-    `before_revoke` on another thread, while it blocks. `connect_attempts` counts attempts since the last success.
+    `before_revoke` on another thread, while it blocks. Few records linger at the broker for `linger_ms`. `connect_attempts`
+    counts attempts since the last success.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class KafkaLog:
         rows: Rows,
         *,
         max_records: int = 5000,
+        linger_ms: int = 0,
         fresh: bool = False,
         patience_s: float = PATIENCE_S,
     ) -> None:
@@ -85,6 +87,7 @@ class KafkaLog:
         self._layout = layout
         self._rows = rows
         self._max_records = max_records
+        self._linger_ms = linger_ms
         self._fresh = fresh
         self._watchdog = Watchdog(f"a transaction at {settings.bootstrap_servers}", HANG_S)
         self._silence = Silence(patience_s, partial(ends, settings))
@@ -279,7 +282,7 @@ class KafkaLog:
         settings = self._settings
         if self._member is None:
             check_topics(settings)
-            self._member = Membership(settings)
+            self._member = Membership(settings, self._linger_ms)
         else:
             self._check_not_replaced(self._member.consumer.group_metadata().member_id)
         transactional_id = f"{settings.group}.{settings.instance}"

@@ -14,7 +14,7 @@ from service.formats import decoder
 from service.formats.registry import Registry
 from service.ticks import MAX_MAGNITUDE, MAX_RECORD_BYTES, MAX_STREAM_LENGTH, MAX_TS, NO_SEQ, NUMBERS, Decode, Ticks
 from tests.samples import random_ticks
-from tests.service.formats.conftest import Stub, knows_ticks
+from tests.service.formats.stub import Stub, knows_ticks
 from tests.service.formats.wires import WIRES, Fields, Wire
 
 GOOD = {"stream": "AAPL", "ts": 1_700_000_000_000_000_000, "price": 189.98}

@@ -13,7 +13,7 @@ from service.formats import decoder, protobuf
 from service.formats.framing import Unreadable, unframe
 from service.formats.registry import Registry
 from service.ticks import Ticks
-from tests.service.formats.conftest import Stub
+from tests.service.formats.stub import Stub
 from tests.service.formats.test_conformance import GOOD
 from tests.service.formats.wires import BY_GUID, BY_ID, ID, WIRES, Wire
 

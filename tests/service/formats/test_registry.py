@@ -12,7 +12,7 @@ from service.errors import TickwatchError
 from service.formats import avro, decoder
 from service.formats.framing import Unreadable
 from service.formats.registry import ASK_AGAIN_S, PAUSES_S, Registry, Schemas
-from tests.service.formats.conftest import Stub, knows_ticks
+from tests.service.formats.stub import Stub, knows_ticks
 from tests.service.formats.test_conformance import GOOD
 from tests.service.formats.wires import GUID, ID, WIRES
 
