@@ -23,6 +23,7 @@ ANSWER_S = 3.0
 PAUSES_S = (0.5, 1.5)  # between attempts; after that the worker ends, and its supervisor starts it again
 ASK_AGAIN_S = 30.0  # for a schema that was unknown: it may be registered by then
 MOST_BYTES = 2**20
+MOST_REFUSED = 1000
 
 Reader = TypeVar("Reader")
 
@@ -125,6 +126,10 @@ class Schemas(Generic[Reader]):
         try:
             found = self._readers[name] = self._make(name)
         except Unreadable as unreadable:
+            if (
+                len(self._refused) >= MOST_REFUSED
+            ):  # names come from records: whoever writes them must not fill our memory
+                self._refused.clear()
             self._refused[name] = self._clock() + ASK_AGAIN_S, str(unreadable)
             raise
         return found
