@@ -191,6 +191,9 @@ def _columns(records: Records, at: slice | NDArray[np.intp], kept: list[Tick]) -
     stream = [t.stream for t in kept]
     moments = [t.ts for t in kept]
     numbers = [t.seq for t in kept]
+    if stream.count(None) == len(records) and all(records.key):  # a feed that leaves it to its keys
+        with suppress(UnicodeDecodeError):
+            stream = [key.decode() for key in records.key]  # type: ignore[union-attr]
     if None in stream or str in set(map(type, moments)):
         return None
     lengths = set(map(len, stream))  # type: ignore[arg-type]
