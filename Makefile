@@ -9,7 +9,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --for
 	--generate-hashes --no-emit-index-url --no-header --no-annotate
 
 .DELETE_ON_ERROR:
-.PHONY: help run test chaos soak bench-restore bench-serve requirements deploy sbom licences
+.PHONY: help run test chaos soak bench-quick bench-restore bench-serve requirements deploy sbom licences
 
 help: ## show this
 	@echo 'make run [TICKS=path] [DURATION=seconds] [SPEED=x] [RESUME=1] [MODEL=path]'
@@ -26,6 +26,9 @@ test: $(VENV)/test.stamp ## formatter, linter, type checker and all tests
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/pytest
+
+bench-quick: $(VENV)/test.stamp ## what a tick costs, against the floor of the client, for three loads and both cells: two minutes
+	PYTHONPATH=. $(BIN)/python benchmarks/speed.py
 
 bench-restore: $(VENV)/test.stamp ## restore 1,000,000 streams from a Kafka changelog: seconds and bytes a stream
 	PYTHONPATH=. $(BIN)/python benchmarks/restore.py

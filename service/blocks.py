@@ -35,15 +35,19 @@ def plan(rows: NDArray[np.int64]) -> list[Block]:
     if len(rows) == 0:
         return []
     order = np.argsort(rows, kind="stable")
-    streams, start, count = np.unique(rows[order], return_index=True, return_counts=True)
+    ordered = rows[order]
+    start = np.concatenate([[0], np.flatnonzero(ordered[1:] != ordered[:-1]) + 1])  # of each stream's ticks in `order`
+    count = np.concatenate([start[1:], [len(rows)]]) - start
+    streams = ordered[start]
     blocks = []
     size = min(MAX_STEPS, 1 << int(count.max()).bit_length() - 1)
     while size:
-        chosen = count >= size
-        while chosen.any():
-            at = start[chosen][None, :] + np.arange(size)[:, None]
+        chosen = np.flatnonzero(count >= size)
+        while len(chosen):
+            at = start[chosen] + np.arange(size)[:, None]
             blocks.append(Block(order[at], streams[chosen]))
-            start, count = start + chosen * size, count - chosen * size
-            chosen = count >= size
+            start[chosen] += size
+            count[chosen] -= size
+            chosen = chosen[count[chosen] >= size]
         size >>= 1
     return blocks

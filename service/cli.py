@@ -141,6 +141,11 @@ def worker(
     scores: settings.Scores = False,
     stream_idle_hours: settings.StreamIdleHours = 168.0,
     max_streams: settings.MaxStreams = 1_000_000,
+    linger_ms: settings.LingerMs = 10,
+    format: settings.Format = "json",  # noqa: A002  (the name of the flag)
+    schema: settings.Schema = None,
+    schema_registry: settings.SchemaRegistry = None,
+    schema_registry_login_file: settings.SchemaRegistryLoginFile = None,
     fresh: settings.Fresh = False,
     host: settings.Host = "127.0.0.1",
     port: settings.Port = None,
@@ -148,13 +153,20 @@ def worker(
     """Score ticks from a Kafka topic, exactly once: alerts, state and offsets in one transaction."""
     with Stop() as stop:
         from service.consume import consume  # noqa: PLC0415
+        from service.formats import decoder  # noqa: PLC0415
+        from service.formats.registry import Registry  # noqa: PLC0415
         from service.station import Scoring  # noqa: PLC0415
 
         logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
         logging.getLogger("tickwatch").setLevel(logging.INFO)
         logging.getLogger("kafka").setLevel(logging.CRITICAL)  # the worker says itself what matters of its errors
         shared = Scoring(model, alert_budget, commit_interval_ms, scores, stream_idle_hours, max_streams, host, port)
-        consume(shared, reach(kafka), stop, fresh=fresh)
+        registry = None
+        if schema_registry is not None:
+            login = _secret("--schema-registry-login-file", schema_registry_login_file)
+            registry = Registry(schema_registry, login, kafka.ca_file)
+        read = decoder(format, registry, schema)
+        consume(shared, reach(kafka), read, stop, linger_ms=linger_ms, fresh=fresh)
 
 
 @app.command()
@@ -169,7 +181,7 @@ def serve(
     state_key_file: settings.StateKeyFile = None,
     tls_cert_file: settings.TlsCertFile = None,
     tls_key_file: settings.TlsKeyFile = None,
-    linger_ms: settings.LingerMs = 0.0,
+    linger_ms: settings.GatherMs = 0.0,
     queue_ticks: settings.QueueTicks = 50_000,
     deadline_ms: settings.DeadlineMs = 10_000,
     max_body_bytes: settings.MaxBodyBytes = 8 * 2**20,
@@ -258,12 +270,7 @@ def reach(kafka: settings.Kafka) -> KafkaSettings:
     """What the options say about Kafka, and the password, which is no option."""
     from service.connection import KafkaSettings, host_name  # noqa: PLC0415
 
-    password = os.environ.get("TICKWATCH_PASSWORD", "")
-    if kafka.password_file is not None:
-        try:
-            password = kafka.password_file.read_text().strip()
-        except OSError as error:
-            raise TickwatchError(f"--password-file {kafka.password_file}: cannot be read ({error.strerror})") from error
+    password = _secret("--password-file", kafka.password_file) or os.environ.get("TICKWATCH_PASSWORD", "")
     return KafkaSettings(
         bootstrap_servers=kafka.bootstrap_servers,
         group=kafka.group,
@@ -281,6 +288,14 @@ def reach(kafka: settings.Kafka) -> KafkaSettings:
         username=kafka.username,
         password=password,
     )
+
+
+def _secret(flag: str, file: Path | None) -> str:
+    """What the file given with a flag holds, empty if none is given."""
+    try:
+        return "" if file is None else file.read_text().strip()
+    except OSError as error:
+        raise TickwatchError(f"{flag} {file}: cannot be read ({error.strerror})") from error
 
 
 def _progress() -> Progress:

@@ -105,7 +105,7 @@ def _run(options: Options, scorer: Scorer, log: SqliteLog, stop: Stop, console: 
 
     feed = _open_feed(options, log.feed_position())
     before = log.end - log.lag()[0]  # ticks that an earlier run has scored
-    station = Station(options.scoring, scorer, log, committed)
+    station = Station(options.scoring, scorer, log, committed=committed)
     url = station.pages.url
     links = [f"{url}/", f"{url}/metrics", f"alerts in {options.data_dir / 'log.sqlite'}"]
     view = View(console, total=feed.total, links=links)

@@ -33,6 +33,15 @@ CommitIntervalMs = Annotated[
     int,
     _option("--commit-interval-ms", "Milliseconds between commits of alerts, state and offsets.", min=1, max=60_000),
 ]
+LingerMs = Annotated[
+    int,
+    _option(
+        "--linger-ms",
+        "Milliseconds that a few ticks wait at the broker for more, which are then scored together; 0 is never.",
+        min=0,
+        max=1000,
+    ),
+]
 Scores = Annotated[bool, _option("--scores", "Also publish the score of every tick, in columnar frames.")]
 StreamIdleHours = Annotated[
     float,
@@ -50,6 +59,16 @@ MaxStreams = Annotated[
         "Streams per partition whose state is kept; ticks of further ones go to the dead letters.",
         min=1,
     ),
+]
+Format = Annotated[str, _option("--format", "How ticks are written: json, avro, protobuf or binary.")]
+Schema = Annotated[
+    Path | None, _option("--schema", "Avro schema file of ticks that are written without naming a schema.")
+]
+SchemaRegistry = Annotated[
+    str | None, _option("--schema-registry", "URL of the registry whose schemas avro or protobuf ticks name.")
+]
+SchemaRegistryLoginFile = Annotated[
+    Path | None, _option("--schema-registry-login-file", "File that holds user:password for the schema registry.")
 ]
 Fresh = Annotated[
     bool,
@@ -93,7 +112,7 @@ StateKeyFile = Annotated[
 ]
 TlsCertFile = Annotated[Path | None, _option("--tls-cert-file", "PEM file of the server's certificate chain.")]
 TlsKeyFile = Annotated[Path | None, _option("--tls-key-file", "PEM file of the server's key.")]
-LingerMs = Annotated[
+GatherMs = Annotated[
     float,
     _option("--linger-ms", "Milliseconds that a request waits for others to be scored with it.", min=0, max=1000),
 ]

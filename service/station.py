@@ -12,6 +12,7 @@ from service.board import Board, Status, card_json
 from service.logs import Log
 from service.metrics import Metrics
 from service.scorer import Scorer
+from service.ticks import Decode, decode
 from service.web import Pages
 from service.worker import Worker
 
@@ -42,6 +43,7 @@ class Station:
         scoring: Scoring,
         scorer: Scorer,
         log: Log,
+        decode: Decode = decode,
         committed: Callable[[list[Alert]], None] = lambda alerts: None,
     ) -> None:
         def show(alerts: list[Alert]) -> None:
@@ -59,6 +61,7 @@ class Station:
             log,
             scorer,
             metrics,
+            decode=decode,
             commit_interval_ms=scoring.commit_interval_ms,
             publish_scores=scoring.scores,
             on_commit=show,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timezone
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -22,6 +24,8 @@ MAX_SEQ = 2**63 - 1
 NO_SEQ = -1
 
 NUMBERS = ("price", "size", "bid", "ask", "bid_size", "ask_size")
+_PRICE = NUMBERS.index("price")
+_SIZES = [NUMBERS.index(name) for name in NUMBERS if name.endswith("size")]
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,9 @@ class Ticks:
         return replace(self, stream=[names[i] for i in index.tolist()], **columns)
 
 
+Decode = Callable[[Records], tuple[Ticks, list[DeadLetter]]]
+
+
 class Tick(msgspec.Struct, gc=False):
     """One tick on the wire. Fields it does not know are ignored, so that a feed may say more than we read."""
 
@@ -72,6 +79,7 @@ class Tick(msgspec.Struct, gc=False):
 
 
 _decode_tick = msgspec.json.Decoder(Tick).decode
+_NUMBER = {name: attrgetter(name) for name in NUMBERS}
 
 
 def parse_ts(text: str) -> int:
@@ -85,20 +93,29 @@ def parse_ts(text: str) -> int:
     return int(moment.replace(microsecond=0).timestamp()) * 1_000_000_000 + fraction
 
 
-def _decode_one(value: bytes | None, key: bytes | None) -> Tick | str:
-    """The tick in one record, its stream and integer `ts` filled in, or the reason why there is none."""
+def explain(error: msgspec.ValidationError) -> str:
+    """What is wrong with a tick's fields, the field first."""
+    what, _, where = str(error).partition(" - at `$.")
+    return f"{where.rstrip('`')}: {what}" if where else what
+
+
+def unfit(value: bytes | None) -> str:
+    """Why no format can make a tick of a record; empty if one might."""
     if not value:
         return "empty record"
-    if len(value) > MAX_RECORD_BYTES:
-        return f"record has {len(value)} bytes, the limit is {MAX_RECORD_BYTES}"
+    return f"record has {len(value)} bytes, the limit is {MAX_RECORD_BYTES}" if len(value) > MAX_RECORD_BYTES else ""
+
+
+def _read(value: bytes | None) -> Tick | str:
+    """The tick in a JSON record, or the reason why there is none."""
+    if reason := unfit(value):
+        return reason
     try:
-        tick = _decode_tick(value)
+        return _decode_tick(value)  # type: ignore[arg-type]  # not None
     except msgspec.ValidationError as error:
-        what, _, where = str(error).partition(" - at `$.")
-        return f"{where.rstrip('`')}: {what}" if where else what
+        return explain(error)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return f"not JSON: {error}"
-    return _fill_in(tick, key)
 
 
 def _fill_in(tick: Tick, key: bytes | None) -> Tick | str:
@@ -126,52 +143,84 @@ def _fill_in(tick: Tick, key: bytes | None) -> Tick | str:
 
 def problems(columns: dict[str, NDArray[np.float64]]) -> dict[int, str]:
     """Rows that no detector should see, with the reason: row index -> sentence. Columns are float64 [N], NaN = missing."""
+    # one look at all, for there is mostly nothing to find
+    table = np.concatenate([columns[name] for name in NUMBERS]).reshape(len(NUMBERS), -1)
+    wrong = np.abs(table) > MAX_MAGNITUDE
+    wrong[_PRICE] |= np.isnan(table[_PRICE])
+    wrong[_SIZES] |= table[_SIZES] < 0
     found: dict[int, str] = {}
-    for name in NUMBERS:
-        values = columns[name]
-        bad = np.abs(values) > MAX_MAGNITUDE
-        if name == "price":
-            bad |= np.isnan(values)
-        if name.endswith("size"):
-            bad |= values < 0
-        for i in np.flatnonzero(bad).tolist():
-            value = float(values[i])
-            if not math.isfinite(value):
-                why = f"{name} is not a finite number"
-            elif abs(value) > MAX_MAGNITUDE:
-                why = f"{name} {value!r} is beyond {MAX_MAGNITUDE:g}"
-            else:
-                why = f"{name} {value!r} is negative"
-            found.setdefault(i, why)
+    for row, i in np.argwhere(wrong).tolist():
+        name, value = NUMBERS[row], float(table[row, i])
+        if not math.isfinite(value):
+            why = f"{name} is not a finite number"
+        elif abs(value) > MAX_MAGNITUDE:
+            why = f"{name} {value!r} is beyond {MAX_MAGNITUDE:g}"
+        else:
+            why = f"{name} {value!r} is negative"
+        found.setdefault(i, why)
     return found
 
 
 def decode(records: Records) -> tuple[Ticks, list[DeadLetter]]:
-    """Ticks of the records that can be read, in order, and a dead letter for each of the others."""
-    kept: list[Tick] = []
-    index: list[int] = []
-    reasons: dict[int, str] = {}
-    for i, (value, key) in enumerate(zip(records.value, records.key, strict=True)):
-        tick = _decode_one(value, key)
-        if isinstance(tick, str):
-            reasons[i] = tick
-        else:
-            kept.append(tick)
-            index.append(i)
-    columns = {name: np.array([getattr(t, name) for t in kept], dtype=np.float64) for name in NUMBERS}
-    at = np.array(index, dtype=np.intp)
-    ticks = Ticks(
-        partition=records.partition[at],
-        offset=records.offset[at],
-        stream=[t.stream for t in kept],  # type: ignore[misc]  # filled in by _decode_one
-        ts=np.array([t.ts for t in kept], dtype=np.int64),
-        seq=np.array([NO_SEQ if t.seq is None else t.seq for t in kept], dtype=np.int64),
-        **columns,
-    )
-    bad = problems(columns)
+    """Ticks of the JSON records that can be read, in order, and a dead letter for each of the others."""
+    values = records.value
+    if None not in values and max(map(len, values), default=0) <= MAX_RECORD_BYTES:  # type: ignore[arg-type]
+        with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return collect(records, list(map(_decode_tick, values)))  # type: ignore[arg-type]
+    return collect(records, [_read(value) for value in values])  # one by one, to say which and why
+
+
+def collect(records: Records, found: Sequence[Tick | str]) -> tuple[Ticks, list[DeadLetter]]:
+    """The columns of what a format found in each record: a tick, or the reason why there is none.
+
+    A tick without a stream gets the record's key.
+    """
+    kept = [t for t in found if not isinstance(t, str)]
+    ticks = _columns(records, slice(None), kept) if len(kept) == len(found) else None
+    if ticks is not None:
+        return screen(records, ticks, {})
+    found = [t if isinstance(t, str) else _fill_in(t, key) for t, key in zip(found, records.key, strict=True)]
+    reasons = {i: t for i, t in enumerate(found) if isinstance(t, str)}
+    at = np.delete(np.arange(len(records)), list(reasons))
+    ticks = _columns(records, at, [t for t in found if not isinstance(t, str)])
+    return screen(records, ticks, reasons)  # type: ignore[arg-type]  # nothing is left to fill in or to refuse
+
+
+def _columns(records: Records, at: slice | NDArray[np.intp], kept: list[Tick]) -> Ticks | None:
+    """The ticks found in the records `at`; None if one of them has to be filled in or refused first."""
+    stream = [t.stream for t in kept]
+    moments = [t.ts for t in kept]
+    numbers = [t.seq for t in kept]
+    if stream.count(None) == len(records) and all(records.key):  # a feed that leaves it to its keys
+        with suppress(UnicodeDecodeError):
+            stream = [key.decode() for key in records.key]  # type: ignore[union-attr]
+    if None in stream or str in set(map(type, moments)):
+        return None
+    lengths = set(map(len, stream))  # type: ignore[arg-type]
+    if lengths and not 0 < min(lengths) <= max(lengths) <= MAX_STREAM_LENGTH:
+        return None
+    unnumbered = numbers.count(None)
+    try:
+        ts = np.array(moments, np.int64)
+        seq = np.array([NO_SEQ if s is None else s for s in numbers] if unnumbered else numbers, np.int64)
+    except OverflowError:
+        return None
+    if ((ts < 0) | (ts > MAX_TS)).any() or np.count_nonzero(seq < 0) > unnumbered:
+        return None
+    columns = {name: np.fromiter(map(get, kept), np.float64, len(kept)) for name, get in _NUMBER.items()}
+    return Ticks(records.partition[at], records.offset[at], stream, ts, seq=seq, **columns)  # type: ignore[arg-type]
+
+
+def screen(records: Records, ticks: Ticks, reasons: dict[int, str]) -> tuple[Ticks, list[DeadLetter]]:
+    """The ticks without those that no detector should see, and all dead letters.
+
+    `ticks` are those of the records, in order, that have no reason against them in `reasons`, by the record's place.
+    """
+    bad = problems({name: getattr(ticks, name) for name in NUMBERS})
     if bad:
-        reasons |= {index[i]: why for i, why in bad.items()}
-        ticks = ticks.take(np.setdiff1d(np.arange(len(kept)), np.fromiter(bad, dtype=np.intp)))
+        place = np.delete(np.arange(len(records)), list(reasons)).tolist()
+        reasons = reasons | {place[i]: why for i, why in bad.items()}
+        ticks = ticks.take(np.delete(np.arange(len(ticks)), list(bad)))
     return ticks, [records.dead_letter(i, reasons[i]) for i in sorted(reasons)]
 
 

@@ -13,7 +13,7 @@ from service.alerts import Alert, alerts, cloud_event
 from service.logs import Checkpoint, DeadLetter, Log, LogReset, Output, Poll
 from service.metrics import Metrics
 from service.scorer import Scored, Scorer
-from service.ticks import Ticks, decode
+from service.ticks import Decode, Ticks, decode
 
 
 @dataclass
@@ -34,7 +34,8 @@ class Worker:
     """Moves ticks from a log through the scorer and back into the log as alerts, state and offsets.
 
     A checkpoint is committed every `commit_interval_ms`, or earlier after `commit_ticks`. `on_commit` hears of alerts once they
-    are durable, `on_scored` of every batch before that. `publish_scores` also writes every tick's score, in frames.
+    are durable, `on_scored` of every batch before that. `decode` reads the log's wire format. `publish_scores` also writes
+    every tick's score, in frames.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Worker:
         scorer: Scorer,
         metrics: Metrics,
         *,
+        decode: Decode = decode,
         commit_interval_ms: int = 100,
         commit_ticks: int = 50_000,
         publish_scores: bool = False,
@@ -56,6 +58,7 @@ class Worker:
         self._log = log
         self._scorer = scorer
         self._metrics = metrics
+        self._decode = decode
         self._interval = commit_interval_ms / 1000
         self._commit_ticks = commit_ticks
         self._publish_scores = publish_scores
@@ -112,8 +115,8 @@ class Worker:
     def _score(self, poll: Poll) -> None:
         began = self._clock()
         records, pending, scorer = poll.records, self._pending, self._scorer
-        ticks, rejects = decode(records)
-        scored = scorer.score(ticks)
+        read, rejects = self._decode(records)
+        scored = scorer.score(read)
         pending.alerts += alerts(scored, self._log.name, scorer.model.id, scorer.threshold)
         if self._publish_scores:
             pending.scores += score_frames(scored, self._log.name, scorer.model.id)

@@ -13,6 +13,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+SCHEMA_HEADER = "__value_schema_id"  # where a schema registry's clients may say how a record's value is to be read
+
 
 @dataclass(frozen=True)
 class DeadLetter:
@@ -23,23 +25,29 @@ class DeadLetter:
     key: bytes | None
     value: bytes | None
     reason: str
+    schema: bytes | None = None
 
 
 @dataclass(frozen=True)
 class Records:
-    """N raw records in log order: `partition` int32 [N], `offset` int64 [N], `key` and `value` as they arrived."""
+    """N raw records in log order: `partition` int32 [N], `offset` int64 [N], `key` and `value` as they arrived.
+
+    `schema` is each record's header SCHEMA_HEADER, or empty if none has it.
+    """
 
     partition: NDArray[np.int32]
     offset: NDArray[np.int64]
     key: list[bytes | None]
     value: list[bytes | None]
+    schema: list[bytes | None] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.value)
 
     def dead_letter(self, i: int, reason: str) -> DeadLetter:
         """Record `i` as a dead letter."""
-        return DeadLetter(int(self.partition[i]), int(self.offset[i]), self.key[i], self.value[i], reason)
+        schema = self.schema[i] if self.schema else None
+        return DeadLetter(int(self.partition[i]), int(self.offset[i]), self.key[i], self.value[i], reason, schema)
 
 
 @dataclass(frozen=True)

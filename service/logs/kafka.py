@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from service.connection import KafkaSettings, Unreachable, connect, explain_error, explain_replaced, find_error
 from service.errors import TickwatchError
-from service.logs import Checkpoint, DeadLetter, LogReset, PartitionState, Poll, Records
+from service.logs import SCHEMA_HEADER, Checkpoint, DeadLetter, LogReset, PartitionState, Poll, Records
 from service.logs.changelog import RECORD_BYTES, Changelog
 from service.logs.membership import Membership
 from service.logs.restore import Restore, Restored
@@ -40,6 +40,7 @@ LOG = logging.getLogger("tickwatch")
 FLUSH_S = 10  # as long as the broker keeps a transaction open
 HANG_S = 30  # what has not ended by now never will: kafka-python can lose a request when its broker dies
 LETTER_BYTES = 512 * 1024  # a dead letter's value is cut here, or its topic might refuse it for ever
+SCHEMA_BYTES = 64  # a longer one names no schema, and is left out for the same reason
 FAILURES = 10  # commits in a row; what fails so often will not pass by itself
 BACKOFF_S = (0.5, 5.0)
 PATIENCE_S = 15.0  # with a partition that brings nothing, until somebody else is asked whether that is right
@@ -63,7 +64,8 @@ class KafkaLog:
 
     `rows(partition, streams)` gives the present state rows, uint8 [n, row_bytes], of any streams of a partition; the log asks
     for them inside `commit` when it rolls its snapshot, which spares it a second copy of all state. `poll` calls
-    `before_revoke` on another thread, while it blocks. `connect_attempts` counts attempts since the last success.
+    `before_revoke` on another thread, while it blocks. Few records linger at the broker for `linger_ms`. `connect_attempts`
+    counts attempts since the last success.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class KafkaLog:
         rows: Rows,
         *,
         max_records: int = 5000,
+        linger_ms: int = 0,
         fresh: bool = False,
         patience_s: float = PATIENCE_S,
     ) -> None:
@@ -84,6 +87,7 @@ class KafkaLog:
         self._layout = layout
         self._rows = rows
         self._max_records = max_records
+        self._linger_ms = linger_ms
         self._fresh = fresh
         self._watchdog = Watchdog(f"a transaction at {settings.bootstrap_servers}", HANG_S)
         self._silence = Silence(patience_s, partial(ends, settings))
@@ -237,6 +241,8 @@ class KafkaLog:
             ("partition", str(letter.partition).encode()),
             ("offset", str(letter.offset).encode()),
         ]
+        if letter.schema is not None and len(letter.schema) <= SCHEMA_BYTES:
+            headers.append((SCHEMA_HEADER, letter.schema))
         if len(value) > LETTER_BYTES:
             headers.append(("cut-from-bytes", str(len(value)).encode()))
         return producer.send(self._settings.dead_letters, value[:LETTER_BYTES], letter.key, headers)
@@ -276,7 +282,7 @@ class KafkaLog:
         settings = self._settings
         if self._member is None:
             check_topics(settings)
-            self._member = Membership(settings)
+            self._member = Membership(settings, self._linger_ms)
         else:
             self._check_not_replaced(self._member.consumer.group_metadata().member_id)
         transactional_id = f"{settings.group}.{settings.instance}"
@@ -331,7 +337,13 @@ def _records(batch: Iterable[ConsumerRecord]) -> Records:
         np.array([r.offset for r in kept], np.int64),
         [r.key for r in kept],
         [r.value for r in kept],
+        [_schema(r) for r in kept] if any(r.headers for r in kept) else [],
     )
+
+
+def _schema(record: ConsumerRecord) -> bytes | None:
+    found: bytes | None = dict(record.headers).get(SCHEMA_HEADER)
+    return found
 
 
 def _discard(producer: KafkaProducer) -> None:

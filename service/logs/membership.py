@@ -21,11 +21,12 @@ CONSUMER = {
     "heartbeat_interval_ms": 1000,
     "max_poll_interval_ms": 60_000,
     "retry_backoff_ms": 50,
-    "fetch_max_wait_ms": 100,
     "fetch_max_bytes": 16 * 1024 * 1024,
 }
 
 
+FETCH_MS = 100  # how long a broker waits for a first tick
+FETCH_BYTES = 64 * 1024  # so much is a batch worth scoring, and does not linger
 JOIN_MS = 5000
 HEARD_S = 4.0  # heartbeats go out every second
 
@@ -55,16 +56,19 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
     """A static member of the group that reads `settings.ticks`.
 
     Its partitions are `waiting` for their state, each with the serial number of its assignment, or `active` when records
-    flow; `lost` lists those that were active and went since it was last emptied. The methods named `on_...` run on the
+    flow; `lost` lists those that were active and went since it was last emptied. With `linger_ms` the broker holds few records
+    back for so long, that more may come: each fetch costs a client more than many ticks do. The methods named `on_...` run on the
     consumer's IO thread while another thread waits in `consumer.poll`.
     """
 
-    def __init__(self, settings: KafkaSettings) -> None:
+    def __init__(self, settings: KafkaSettings, linger_ms: int = 0) -> None:
         self._assignor = Assignor()
         self.consumer = connect(
             settings,
             KafkaConsumer,
             **CONSUMER,
+            fetch_max_wait_ms=linger_ms or FETCH_MS,
+            fetch_min_bytes=FETCH_BYTES if linger_ms else 1,
             group_id=settings.group,
             group_instance_id=settings.instance,
             partition_assignment_strategy=[self._assignor],

@@ -98,6 +98,20 @@ def assert_exactly_once(settings: KafkaSettings) -> None:
     assert found == expected
 
 
+def test_ticks_that_come_one_by_one_linger_and_are_polled_together(
+    settings: KafkaSettings, toys: Callable[..., Toy]
+) -> None:
+    toy = toys(settings, linger_ms=1000)
+    until(lambda: len(toy.restored) == 2, toy)
+    sizes = []
+    for tick in TICKS[:30]:
+        produce(settings.bootstrap_servers, settings.ticks, [tick])
+        sizes.append(toy.step(0))
+    while sum(sizes) < 30:
+        sizes.append(toy.step())
+    assert sum(size > 0 for size in sizes) < 10
+
+
 def test_every_tick_is_counted_once_and_state_survives_a_restart(
     settings: KafkaSettings, toys: Callable[..., Toy]
 ) -> None:

@@ -15,19 +15,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from kafka import KafkaProducer
 
 from service.autoencoder import load
 from service.connection import KafkaSettings
+from service.logs import SCHEMA_HEADER
 from service.scorer import Scorer
 from service.ticks import Ticks, encode
 from tests.kafka.broker import free_ports, produce, read_all
 from tests.kafka.second_client import read_with_librdkafka
 from tests.kafka.toy import fresh_names
 from tests.samples import CELLS, random_ticks, shipped, with_numbers
+from tests.service.formats.stub import knows_ticks, registry
+from tests.service.formats.test_conformance import as_fields
+from tests.service.formats.wires import WIRES, Wire
 
 TICKWATCH = Path(sys.executable).parent / "tickwatch"
 CALM = random_ticks(12_000, streams=6)
 TICKS = with_numbers(with_numbers(CALM, 9_000, price=CALM.price[9_000] * 1.5), 11_000, size=1e9)
+OTHER_WIRES = [wire for wire in WIRES if wire.name in ("avro by id", "protobuf by header", "binary")]
 JUNK = [(b"S0", b"junk"), (b"S1", b'{"ts":1}'), (None, b'{"ts":1,"price":1}'), (b"S0", None)]
 
 Start = Callable[..., subprocess.Popen[str]]
@@ -106,6 +112,33 @@ def test_scores_and_alerts_are_bit_equal_to_replay_and_bad_records_are_buried(
     letters = read_all(settings.bootstrap_servers, settings.dead_letters)
     assert len(letters) == len(JUNK)
     assert all(dict(letter.headers)["topic"] == settings.ticks.encode() for letter in letters)
+
+
+@pytest.mark.parametrize("wire", OTHER_WIRES, ids=lambda wire: wire.name)
+def test_every_wire_format_gives_the_same_scores_and_buries_what_it_cannot_read(
+    settings: KafkaSettings, start: Start, wire: Wire
+) -> None:
+    rows = as_fields(TICKS.take(np.arange(2000)))
+    values = [wire.frame + wire.write(row) for row in rows]
+    headers = [] if wire.header is None else [(SCHEMA_HEADER, wire.header)]
+    producer = KafkaProducer(bootstrap_servers=settings.bootstrap_servers, linger_ms=5)
+    for row, value in zip(rows, values, strict=True):
+        producer.send(settings.ticks, value, row["stream"].encode(), headers=headers)
+    producer.send(settings.ticks, b"junk", b"S0", headers=headers)
+    producer.close()
+    with registry() as stub:
+        options = ["--schema-registry", knows_ticks(stub, wire.format).url] if wire.framed else []
+        start(settings, "--scores", "--format", wire.format, *options)
+        wait_for(lambda: scored(settings) == len(rows))
+    verdicts = Scorer(load(shipped("gru")), 20).score(TICKS.take(np.arange(2000))).verdicts
+    expected_scores: dict[str, list[float]] = defaultdict(list)
+    for row, score in zip(rows, verdicts.score.tolist(), strict=True):
+        expected_scores[row["stream"]].append(score)
+    assert scores_by_stream(settings) == expected_scores
+    wait_for(lambda: bool(read_all(settings.bootstrap_servers, settings.dead_letters)))
+    (letter,) = read_all(settings.bootstrap_servers, settings.dead_letters)
+    assert letter.value == b"junk"
+    assert letter.headers.get(SCHEMA_HEADER) == wire.header
 
 
 def test_a_worker_killed_in_full_flight_loses_and_repeats_nothing(settings: KafkaSettings, start: Start) -> None:
