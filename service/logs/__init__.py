@@ -68,7 +68,7 @@ class Poll:
     """What one poll brought. Handle it in this order: forget `lost`, load `restored`, then score `records`.
 
     `lost` lists partitions that this worker no longer owns; `restored` holds, for each newly owned partition, the state
-    of its streams as of the offset from which its records will follow.
+    of its streams as of the offset from which its records will follow; their rows are good until the next poll.
     """
 
     records: Records

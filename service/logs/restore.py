@@ -24,6 +24,7 @@ SLICE_S = 0.25  # the other partitions wait no longer than this for records
 STABLE_MS = 200
 ATTEMPTS = 5
 GARBAGE_BYTES = 64 * 1024 * 1024  # worth the tenth of a second that it takes to look for garbage
+AT_ONCE = 2  # partitions; the next ones use their tables again: to touch memory for the first time is slow
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,9 @@ class Reading:
         numbers, found = self.changelog.read(key, value)
         n = len(self.changelog.names)
         if n > len(self.rows):
-            # in place: realloc moves pages instead of copying and never holds two tables
-            self.rows.resize((n + n // 4, self.rows.shape[1]), refcheck=False)
+            rows = np.empty((n + n // 4, self.rows.shape[1]), np.uint8)
+            rows[: len(self.rows)] = self.rows
+            self.rows = rows
         self.rows[numbers] = found
 
     def state(self, partition: int) -> PartitionState:
@@ -81,7 +83,8 @@ class Restore:
         self._new = new
         self._reading: dict[int, Reading] = {}
         self._mismatches: dict[int, int] = {}
-        self._handed_over = 0  # bytes of rows
+        self._lent: list[NDArray[np.uint8]] = []  # tables of rows that the caller is about to copy
+        self._spare: list[NDArray[np.uint8]] = []
         plain = {"enable_auto_commit": False, "auto_offset_reset": "earliest", "metrics_enabled": False}
         self._ends = connect(settings, KafkaConsumer, **plain)
         self._reader = connect(
@@ -98,12 +101,13 @@ class Restore:
         """Go on with the partitions in `waiting` for about SLICE_S; returns those that are ready.
 
         `waiting` maps a partition to the serial number of its assignment: one that was taken away and given back in between
-        has another, and is read from the start.
+        has another, and is read from the start. The rows are good until the next step.
         """
-        self._clear_up()
+        self._spare += self._lent
+        self._lent = []
         self._reading = {p: r for p, r in self._reading.items() if waiting.get(p) == r.serial}
         try:
-            for partition in sorted(waiting.keys() - self._reading.keys()):
+            for partition in sorted(waiting.keys() - self._reading.keys())[: AT_ONCE - len(self._reading)]:
                 self._begin(partition, waiting[partition])
         except KafkaTimeoutError:  # a transaction of the former owner is not settled yet, or the broker is away
             return []
@@ -115,21 +119,14 @@ class Restore:
                 if reading is not None:
                     self._take(reading, records)
             ready += self._finished()
-        self._handed_over += sum(restored.state.rows.nbytes for restored in ready)
         return ready
-
-    def _clear_up(self) -> None:
-        """Free the rows that were handed over: kafka-python's timeouts leave cycles of frames and tracebacks that hold them."""
-        if self._handed_over > GARBAGE_BYTES:
-            gc.collect()
-            self._handed_over = 0
 
     def _begin(self, partition: int, serial: int) -> None:
         ticks = TopicPartition(self._settings.ticks, partition)
         source = TopicPartition(self._settings.changelog, partition)
         committed = self._group.committed(ticks, timeout_ms=STABLE_MS)
         end = self._ends.end_offsets([source])[source]
-        rows = np.zeros((0, self._row_bytes), np.uint8)
+        rows = self._spare.pop() if self._spare else np.empty((0, self._row_bytes), np.uint8)
         self._reading[partition] = Reading(serial, self._new(), committed, end, rows)
         self._reader.assign([TopicPartition(self._settings.changelog, p) for p in self._reading])
         self._reader.resume(source)  # it may have been read, and paused, before
@@ -143,6 +140,7 @@ class Restore:
                 del self._reading[partition]
                 self._reader.pause(TopicPartition(self._settings.changelog, partition))
                 ready += self._check(partition, reading)
+                self._lent.append(reading.rows)
         return ready
 
     def _check(self, partition: int, reading: Reading) -> list[Restored]:
@@ -186,7 +184,10 @@ class Restore:
         )
 
     def close(self) -> None:
-        """Give the connections back."""
-        self._clear_up()
+        """Give connections and memory back."""
         self._ends.close()
         self._reader.close()
+        held = sum(table.nbytes for table in self._spare + self._lent)
+        self._spare, self._lent = [], []
+        if held > GARBAGE_BYTES:  # kafka-python's timeouts leave cycles of frames and tracebacks that hold the tables
+            gc.collect()
