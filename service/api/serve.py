@@ -59,7 +59,11 @@ def serve(options: Options) -> None:
     _check(options)
     keys = Keys(options.keys_file)
     secret = read_secret(options.state_key_file)
-    listening = _listen(options.host, options.port)
+    with _listen(options.host, options.port) as listening:
+        _serve(options, keys, secret, listening)
+
+
+def _serve(options: Options, keys: Keys, secret: bytes, listening: socket.socket) -> None:
     scorer = Scorer(load(find(options.model)), options.alert_budget, idle_hours=0.0)
     warm_up(scorer.model)
     path = options.data_dir / FILE
@@ -84,7 +88,6 @@ def serve(options: Options) -> None:
         gc.set_threshold(50_000, 20, 50)  # a batch makes thousands of short-lived tuples, none of them in a cycle
         server.run(sockets=[listening])
     finally:
-        listening.close()
         store.close()
 
 
