@@ -13,8 +13,8 @@ import os
 import resource
 import subprocess
 import sys
-import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from service.logs import Checkpoint, PartitionState
 from service.logs.kafka import KafkaLog
 from service.scorer import Scorer
 from service.topics import create_topics
-from tests.kafka.broker import Broker, fetch_jars, produce
+from tests.kafka.broker import own_broker, produce
 from tests.kafka.toy import names
 
 COMMIT = 50_000
@@ -109,21 +109,12 @@ def main() -> None:
         restore(names(given.bootstrap_servers, given.restore, "one"), scorer, given.partitions)
         return
     prefix = f"bench-{time.time_ns()}"
-    with tempfile.TemporaryDirectory() as folder:
-        broker = Broker(Path(folder) / "broker")
-        try:
-            if not given.bootstrap_servers:
-                fetch_jars()
-                broker.format()
-                broker.start()
-            bootstrap = given.bootstrap_servers or broker.bootstrap
-            write(names(bootstrap, prefix, "one"), scorer, given.partitions, given.streams // given.partitions)
-            command = [sys.executable, __file__, "--restore", prefix, "--bootstrap-servers", bootstrap]
-            command += ["--model", given.model, "--partitions", str(given.partitions)]
-            environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-            subprocess.run(command, check=True, env=environment)  # noqa: S603  (this very file)
-        finally:
-            broker.kill()
+    with nullcontext(given.bootstrap_servers) if given.bootstrap_servers else own_broker() as bootstrap:
+        write(names(bootstrap, prefix, "one"), scorer, given.partitions, given.streams // given.partitions)
+        command = [sys.executable, __file__, "--restore", prefix, "--bootstrap-servers", bootstrap]
+        command += ["--model", given.model, "--partitions", str(given.partitions)]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        subprocess.run(command, check=True, env=environment)  # noqa: S603  (this very file)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import argparse
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 from contextlib import suppress
@@ -25,7 +24,7 @@ from confluent_kafka import Producer
 from service.connection import KafkaSettings
 from service.ticks import encode
 from service.topics import create_topics
-from tests.kafka.broker import Broker, fetch_jars, free_ports
+from tests.kafka.broker import free_ports, own_broker
 from tests.kafka.toy import names
 from tests.samples import random_ticks
 
@@ -136,16 +135,9 @@ def main() -> int:
     options.add_argument("--model", default="gru")
     options.add_argument("--streams", type=int, default=2000)
     given = options.parse_args()
-    fetch_jars()
-    with tempfile.TemporaryDirectory() as folder:
-        broker = Broker(Path(folder) / "broker")
-        try:
-            broker.format()
-            broker.start()
-            kafka = names(broker.bootstrap, "soak", "one")
-            return judge(soak(kafka, given.seconds, given.model, given.streams), given.seconds)
-        finally:
-            broker.kill()
+    with own_broker() as bootstrap:
+        kafka = names(bootstrap, "soak", "one")
+        return judge(soak(kafka, given.seconds, given.model, given.streams), given.seconds)
 
 
 if __name__ == "__main__":

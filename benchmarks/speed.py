@@ -14,11 +14,9 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.error import URLError
@@ -32,7 +30,7 @@ from service.connection import KafkaSettings, connect
 from service.logs.membership import CONSUMER
 from service.ticks import encode
 from service.topics import create_topics
-from tests.kafka.broker import Broker, fetch_jars, free_ports
+from tests.kafka.broker import free_ports, own_broker
 from tests.kafka.toy import names
 from tests.samples import random_ticks
 
@@ -141,20 +139,6 @@ def look(pid: int, port: int) -> Cost:
     return Cost(ticks, float(values.get("process_cpu_seconds_total", 0)), time.perf_counter(), peak(pid))
 
 
-@contextmanager
-def broker() -> Iterator[str]:
-    """Address of a broker of our own."""
-    fetch_jars()
-    with tempfile.TemporaryDirectory() as folder:
-        found = Broker(Path(folder) / "broker")
-        try:
-            found.format()
-            found.start()
-            yield found.bootstrap
-        finally:
-            found.kill()
-
-
 def main() -> None:
     """Measure every load, and print the table."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -172,7 +156,7 @@ def main() -> None:
     )
     print("|---|---|---:|---:|---:|---:|---:|---:|---:|---:|")
     even: dict[str, float] = {}
-    with broker() as bootstrap:
+    with own_broker() as bootstrap:
         for i, (load, which) in enumerate(loads(given.ticks, given.streams).items()):
             source = names(bootstrap, f"speed-{i}", "one")
             fill(source, which)

@@ -12,8 +12,7 @@ import pyarrow.parquet as pq
 
 from service.api.wire import Tick
 from service.client import Client
-from service.errors import TickwatchError
-from service.files import read_ticks
+from service.files import read_ticks, whole
 from service.logs import DeadLetter
 from service.replay import SCHEMA
 from service.ticks import NO_SEQ, NUMBERS, Ticks
@@ -33,29 +32,22 @@ def ask(
 
     Rows that can't be read are told to `rejected` and left out. Raises TickwatchError.
     """
-    partial = output.with_name(output.name + ".partial")
     rows = alerts = 0
     state = None
-    try:
-        with pq.ParquetWriter(partial, SCHEMA, compression="zstd") as writer:
-            for path in files:
-                for chunk in read_ticks(path):
-                    for letter in chunk.rejects:
-                        rejected(path, letter)
-                    for first in range(0, len(chunk.ticks), AT_A_TIME):
-                        part = np.arange(first, min(first + AT_A_TIME, len(chunk.ticks)))
-                        answer = client.score(as_wire(chunk.ticks.take(part)), state)
-                        state = answer.state
-                        columns = {name: [getattr(t, name) for t in answer.ticks] for name in SCHEMA.names}
-                        writer.write_table(pa.table(columns, schema=SCHEMA))
-                        rows += len(part)
-                        alerts += sum(columns["alert"])
-                        progress(len(part))
-        partial.replace(output)
-    except OSError as error:
-        raise TickwatchError(f"--output {output}: cannot be written ({error.strerror or error})") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole(output) as partial, pq.ParquetWriter(partial, SCHEMA, compression="zstd") as writer:
+        for path in files:
+            for chunk in read_ticks(path):
+                for letter in chunk.rejects:
+                    rejected(path, letter)
+                for first in range(0, len(chunk.ticks), AT_A_TIME):
+                    part = np.arange(first, min(first + AT_A_TIME, len(chunk.ticks)))
+                    answer = client.score(as_wire(chunk.ticks.take(part)), state)
+                    state = answer.state
+                    columns = {name: [getattr(t, name) for t in answer.ticks] for name in SCHEMA.names}
+                    writer.write_table(pa.table(columns, schema=SCHEMA))
+                    rows += len(part)
+                    alerts += sum(columns["alert"])
+                    progress(len(part))
     return rows, alerts
 
 

@@ -6,6 +6,7 @@ import csv
 import gzip
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -38,6 +39,22 @@ class FileChunk:
 
     ticks: Ticks
     rejects: list[DeadLetter]
+
+
+@contextmanager
+def whole(output: Path) -> Iterator[Path]:
+    """Where to write what becomes the file `output` when the block ends, and leaves nothing behind when it fails.
+
+    Raises TickwatchError when it can't be written.
+    """
+    partial = output.with_name(output.name + ".partial")
+    try:
+        yield partial
+        partial.replace(output)
+    except OSError as error:
+        raise TickwatchError(f"--output {output}: cannot be written ({error.strerror or error})") from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def tick_files(path: Path) -> list[Path]:

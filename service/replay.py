@@ -10,8 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from service.alerts import CONTRIBUTIONS, contributions
-from service.errors import TickwatchError
-from service.files import read_ticks
+from service.files import read_ticks, whole
 from service.logs import DeadLetter
 from service.scorer import Scored, Scorer
 
@@ -42,25 +41,18 @@ def replay(
     improbable that feature alone is, -log10 of a tail probability. Raises TickwatchError when `output` can't be written.
     """
     schema = EXPLAINED if explain else SCHEMA
-    partial = output.with_name(output.name + ".partial")
     rows = alerts = 0
-    try:
-        with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
-            for path in files:
-                for chunk in read_ticks(path):
-                    scored = scorer.score(chunk.ticks)
-                    table = _table(scored, scorer.threshold, chunk.rejects, schema)
-                    writer.write_table(table)
-                    rows += len(table)
-                    alerts += int(scored.verdicts.alert.sum())
-                    for letter in chunk.rejects:
-                        rejected(path, letter)
-                    progress(len(table))
-        partial.replace(output)
-    except OSError as error:
-        raise TickwatchError(f"--output {output}: cannot be written ({error.strerror or error})") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole(output) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+        for path in files:
+            for chunk in read_ticks(path):
+                scored = scorer.score(chunk.ticks)
+                table = _table(scored, scorer.threshold, chunk.rejects, schema)
+                writer.write_table(table)
+                rows += len(table)
+                alerts += int(scored.verdicts.alert.sum())
+                for letter in chunk.rejects:
+                    rejected(path, letter)
+                progress(len(table))
     return rows, alerts
 
 

@@ -33,9 +33,8 @@ def check(path: Path, data: bytes) -> str | None:
         raise TickwatchError(
             f"--model-key needs {error.name}, which is not installed: pip install 'tickwatch[signing]'"
         ) from error
-    with (
-        tempfile.TemporaryDirectory() as folder
-    ):  # the very bytes that will be used, whatever becomes of the file meanwhile
+    # the very bytes that will be used are checked, whatever becomes of the file meanwhile
+    with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / path.name
         copy.write_bytes(data)
         try:

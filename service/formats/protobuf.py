@@ -99,9 +99,8 @@ def _reader(kind: Descriptor) -> Reader:
         raise Unreadable(f"message {kind.full_name} has no field {' and '.join(sorted(missing))}, so it is no tick")
     # a field without presence is not on the wire when it is 0; of those that may be missing, it then is
     zero = {name: 0 for name in ("ts", "price") if not kind.fields_by_name[name].has_presence}
-    names = {
-        field: field.name for field in kind.fields
-    }  # asking a field for its name costs more than all else together
+    # looked up once: asking a field for its name costs more than all else together
+    names = {field: field.name for field in kind.fields}
     return partial(_read, message_factory.GetMessageClass(kind), names, zero)
 
 

@@ -126,9 +126,8 @@ class Schemas(Generic[Reader]):
         try:
             found = self._readers[name] = self._make(name)
         except Unreadable as unreadable:
-            if (
-                len(self._refused) >= MOST_REFUSED
-            ):  # names come from records: whoever writes them must not fill our memory
+            # names come from records: whoever writes them must not fill our memory
+            if len(self._refused) >= MOST_REFUSED:
                 self._refused.clear()
             self._refused[name] = self._clock() + ASK_AGAIN_S, str(unreadable)
             raise

@@ -6,6 +6,7 @@ import gc
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -106,11 +107,10 @@ class Restore:
         self._spare += self._lent
         self._lent = []
         self._reading = {p: r for p, r in self._reading.items() if waiting.get(p) == r.serial}
-        try:
-            for partition in sorted(waiting.keys() - self._reading.keys())[: AT_ONCE - len(self._reading)]:
+        for partition in sorted(waiting.keys() - self._reading.keys())[: AT_ONCE - len(self._reading)]:
+            # what times out is tried again: its former owner's transaction is not settled yet, or the broker is away
+            with suppress(KafkaTimeoutError):
                 self._begin(partition, waiting[partition])
-        except KafkaTimeoutError:  # a transaction of the former owner is not settled yet, or the broker is away
-            return []
         ready = self._finished()
         until = time.monotonic() + SLICE_S
         while self._reading and time.monotonic() < until:

@@ -9,9 +9,11 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
@@ -229,3 +231,17 @@ def read_all(bootstrap: str, topic: str, isolation: str = "read_committed") -> l
         )
     finally:
         consumer.close()
+
+
+@contextmanager
+def own_broker() -> Iterator[str]:
+    """The address of a lone broker that lives for the block, in a folder of its own."""
+    fetch_jars()
+    with TemporaryDirectory() as folder:
+        broker = Broker(Path(folder) / "broker")
+        try:
+            broker.format()
+            broker.start()
+            yield broker.bootstrap
+        finally:
+            broker.kill()
