@@ -22,6 +22,7 @@ from service.stop import Stop
 if TYPE_CHECKING:
     from service.connection import KafkaSettings
     from service.logs import DeadLetter
+    from service.tracing import Tracing
 
 app = typer.Typer(
     name="tickwatch",
@@ -147,6 +148,7 @@ def worker(
     schema_registry: settings.SchemaRegistry = None,
     schema_registry_login_file: settings.SchemaRegistryLoginFile = None,
     fresh: settings.Fresh = False,
+    otlp_endpoint: settings.OtlpEndpoint = None,
     host: settings.Host = "127.0.0.1",
     port: settings.Port = None,
 ) -> None:
@@ -166,7 +168,7 @@ def worker(
             login = _secret("--schema-registry-login-file", schema_registry_login_file)
             registry = Registry(schema_registry, login, kafka.ca_file)
         read = decoder(format, registry, schema)
-        consume(shared, reach(kafka), read, stop, linger_ms=linger_ms, fresh=fresh)
+        consume(shared, reach(kafka), read, stop, _tracing(otlp_endpoint), linger_ms=linger_ms, fresh=fresh)
 
 
 @app.command()
@@ -187,6 +189,7 @@ def serve(
     max_body_bytes: settings.MaxBodyBytes = 8 * 2**20,
     max_request_ticks: settings.MaxRequestTicks = 10_000,
     streams_per_key: settings.StreamsPerKey = 100_000,
+    otlp_endpoint: settings.OtlpEndpoint = None,
 ) -> None:
     """Score ticks over HTTP, with state that the client carries or that is kept here."""
     from service.api.app import Limits  # noqa: PLC0415
@@ -200,7 +203,7 @@ def serve(
         *(model, alert_budget, data_dir, fresh, host, port, keys_file, state_key_file, tls_cert_file, tls_key_file),
         *(linger_ms, queue_ticks, limits),
     )
-    serve_http(options)
+    serve_http(options, _tracing(otlp_endpoint))
 
 
 @app.command()
@@ -288,6 +291,19 @@ def reach(kafka: settings.Kafka) -> KafkaSettings:
         username=kafka.username,
         password=password,
     )
+
+
+def _tracing(endpoint: str | None) -> Tracing | None:
+    """Where traces go, if anywhere; nothing of OpenTelemetry is loaded unless they do."""
+    if endpoint is None:
+        return None
+    try:
+        from service.tracing import Tracing  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise TickwatchError(
+            f"--otlp-endpoint needs {error.name}, which is not installed: pip install 'tickwatch[traces]'"
+        ) from error
+    return Tracing(endpoint)
 
 
 def _secret(flag: str, file: Path | None) -> str:

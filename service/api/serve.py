@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -29,6 +30,9 @@ from service.errors import TickwatchError
 from service.logs.sqlite import locked
 from service.metrics import Metrics
 from service.scorer import Scorer, warm_up
+
+if TYPE_CHECKING:
+    from service.tracing import Tracing
 
 LOG = logging.getLogger("tickwatch")
 FILE = "serve.sqlite"
@@ -54,16 +58,16 @@ class Options:
     limits: Limits = field(default_factory=Limits)
 
 
-def serve(options: Options) -> None:
+def serve(options: Options, tracing: Tracing | None = None) -> None:
     """Answer requests until SIGINT or SIGTERM, then finish those that have begun."""
     _check(options)
     keys = Keys(options.keys_file)
     secret = read_secret(options.state_key_file)
     with _listen(options.host, options.port) as listening:
-        _serve(options, keys, secret, listening)
+        _serve(options, keys, secret, listening, tracing)
 
 
-def _serve(options: Options, keys: Keys, secret: bytes, listening: socket.socket) -> None:
+def _serve(options: Options, keys: Keys, secret: bytes, listening: socket.socket, tracing: Tracing | None) -> None:
     scorer = Scorer(load(find(options.model)), options.alert_budget, idle_hours=0.0)
     warm_up(scorer.model)
     path = options.data_dir / FILE
@@ -72,7 +76,11 @@ def _serve(options: Options, keys: Keys, secret: bytes, listening: socket.socket
     store = Store(path, scorer.layout)
     server: uvicorn.Server | None = None
     try:
-        app = application(options, scorer, store, keys, secret, lambda: server is not None and server.should_exit)
+
+        def leaving() -> bool:
+            return server is not None and server.should_exit
+
+        app = application(options, scorer, store, keys, secret, leaving, tracing=tracing)
         server = uvicorn.Server(_config(options, app))
         scheme = "https" if options.tls_cert_file else "http"
         host = f"[{options.host}]" if ":" in options.host else options.host
@@ -99,6 +107,7 @@ def application(
     secret: bytes,
     leaving: Callable[[], bool],
     clock: Callable[[], float] = time.time,
+    tracing: Tracing | None = None,
 ) -> ASGIApp:
     """The whole ASGI application on a store."""
     metrics = Metrics()
@@ -108,7 +117,12 @@ def application(
     desk = Desk(engine, metrics, options.linger_ms, options.queue_ticks)
     models = ModelsAnswer([_describe(scorer, options.alert_budget)])
     parts = Parts(desk, store, seal, keys, Feed(store), metrics, models, options.limits, clock, leaving)
-    return Shell(build(parts), metrics, only_local=options.keys_file is None, secure=options.tls_cert_file is not None)
+    app: ASGIApp = build(parts)
+    if tracing is not None:
+        from service.api.traced import Traced  # noqa: PLC0415  (an extra)
+
+        app = Traced(app, tracing)
+    return Shell(app, metrics, only_local=options.keys_file is None, secure=options.tls_cert_file is not None)
 
 
 def _describe(scorer: Scorer, alert_budget: float) -> ModelInfo:

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from service.connection import KafkaSettings, Unreachable, connect, explain_error, explain_replaced, find_error
 from service.errors import TickwatchError
-from service.logs import SCHEMA_HEADER, Checkpoint, DeadLetter, LogReset, PartitionState, Poll, Records
+from service.logs import SCHEMA_HEADER, TRACE_HEADER, Checkpoint, DeadLetter, LogReset, PartitionState, Poll, Records
 from service.logs.changelog import RECORD_BYTES, Changelog
 from service.logs.membership import Membership
 from service.logs.restore import Restore, Restored
@@ -64,8 +64,8 @@ class KafkaLog:
 
     `rows(partition, streams)` gives the present state rows, uint8 [n, row_bytes], of any streams of a partition; the log asks
     for them inside `commit` when it rolls its snapshot, which spares it a second copy of all state. `poll` calls
-    `before_revoke` on another thread, while it blocks. Few records linger at the broker for `linger_ms`. `connect_attempts`
-    counts attempts since the last success.
+    `before_revoke` on another thread, while it blocks. Few records linger at the broker for `linger_ms`. With `traced`
+    records bring their header TRACE_HEADER. `connect_attempts` counts attempts since the last success.
     """
 
     def __init__(
@@ -78,6 +78,7 @@ class KafkaLog:
         max_records: int = 5000,
         linger_ms: int = 0,
         fresh: bool = False,
+        traced: bool = False,
         patience_s: float = PATIENCE_S,
     ) -> None:
         self.name = settings.ticks
@@ -89,6 +90,7 @@ class KafkaLog:
         self._max_records = max_records
         self._linger_ms = linger_ms
         self._fresh = fresh
+        self._traced = traced
         self._watchdog = Watchdog(f"a transaction at {settings.bootstrap_servers}", HANG_S)
         self._silence = Silence(patience_s, partial(ends, settings))
         self._member: Membership | None = None
@@ -143,7 +145,8 @@ class KafkaLog:
         for tp, records in found.items():
             self._check_order(tp.partition, records[0].offset)
             self._next[tp.partition] = records[-1].offset + 1
-        return Poll(_records(chain.from_iterable(found.values())), [r.state for r in ready], lost)
+        polled = _records(chain.from_iterable(found.values()), traced=self._traced)
+        return Poll(polled, [r.state for r in ready], lost)
 
     def _end_silence(self, member: Membership) -> None:
         """Get a new consumer when the one at hand has stopped reading."""
@@ -210,7 +213,7 @@ class KafkaLog:
         topics = self._settings
         producer.begin_transaction()
         sent = [
-            producer.send(topic, out.value, out.key or None)
+            producer.send(topic, out.value, out.key or None, out.headers)
             for topic, outputs in ((topics.alerts, checkpoint.alerts), (topics.scores, checkpoint.scores))
             for out in outputs
             if out.partition in offsets
@@ -330,19 +333,21 @@ class KafkaLog:
             self._member.close()
 
 
-def _records(batch: Iterable[ConsumerRecord]) -> Records:
+def _records(batch: Iterable[ConsumerRecord], *, traced: bool = False) -> Records:
     kept = list(batch)
+    headed = any(r.headers for r in kept)
     return Records(
         np.array([r.partition for r in kept], np.int32),
         np.array([r.offset for r in kept], np.int64),
         [r.key for r in kept],
         [r.value for r in kept],
-        [_schema(r) for r in kept] if any(r.headers for r in kept) else [],
+        [_header(r, SCHEMA_HEADER) for r in kept] if headed else [],
+        [_header(r, TRACE_HEADER) for r in kept] if headed and traced else [],
     )
 
 
-def _schema(record: ConsumerRecord) -> bytes | None:
-    found: bytes | None = dict(record.headers).get(SCHEMA_HEADER)
+def _header(record: ConsumerRecord, name: str) -> bytes | None:
+    found: bytes | None = dict(record.headers).get(name)
     return found
 
 
