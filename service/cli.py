@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import time
@@ -15,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from service import __version__, kernels, settings, signature
+from service import __version__, journal, kernels, settings, signature
 from service.errors import TickwatchError
 from service.stop import Stop
 
@@ -149,6 +148,7 @@ def worker(
     schema_registry_login_file: settings.SchemaRegistryLoginFile = None,
     fresh: settings.Fresh = False,
     otlp_endpoint: settings.OtlpEndpoint = None,
+    log_format: settings.LogFormat = "human",
     host: settings.Host = "127.0.0.1",
     port: settings.Port = None,
 ) -> None:
@@ -159,16 +159,15 @@ def worker(
         from service.formats.registry import Registry  # noqa: PLC0415
         from service.station import Scoring  # noqa: PLC0415
 
-        logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
-        logging.getLogger("tickwatch").setLevel(logging.INFO)
-        logging.getLogger("kafka").setLevel(logging.CRITICAL)  # the worker says itself what matters of its errors
+        connection = reach(kafka)
+        login = _secret("--schema-registry-login-file", schema_registry_login_file)
+        journal.begin(log_format, connection.password, login, *login.split(":", 1)[1:])
         shared = Scoring(model, alert_budget, commit_interval_ms, scores, stream_idle_hours, max_streams, host, port)
         registry = None
         if schema_registry is not None:
-            login = _secret("--schema-registry-login-file", schema_registry_login_file)
             registry = Registry(schema_registry, login, kafka.ca_file)
         read = decoder(format, registry, schema)
-        consume(shared, reach(kafka), read, stop, _tracing(otlp_endpoint), linger_ms=linger_ms, fresh=fresh)
+        consume(shared, connection, read, stop, _tracing(otlp_endpoint), linger_ms=linger_ms, fresh=fresh)
 
 
 @app.command()
@@ -190,14 +189,14 @@ def serve(
     max_request_ticks: settings.MaxRequestTicks = 10_000,
     streams_per_key: settings.StreamsPerKey = 100_000,
     otlp_endpoint: settings.OtlpEndpoint = None,
+    log_format: settings.LogFormat = "human",
 ) -> None:
     """Score ticks over HTTP, with state that the client carries or that is kept here."""
     from service.api.app import Limits  # noqa: PLC0415
     from service.api.serve import Options  # noqa: PLC0415
     from service.api.serve import serve as serve_http  # noqa: PLC0415
 
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
-    logging.getLogger("tickwatch").setLevel(logging.INFO)
+    journal.begin(log_format)
     limits = Limits(max_body_bytes, max_request_ticks, deadline_ms, streams_per_key)
     options = Options(
         *(model, alert_budget, data_dir, fresh, host, port, keys_file, state_key_file, tls_cert_file, tls_key_file),
@@ -335,5 +334,6 @@ def main() -> None:
             words, code = str(error), error.exit_code
         else:
             words, code = f"unexpected {type(error).__name__}: {error} (--debug shows where)", 1
-        errors.print(f"tickwatch: {words}", style="red", markup=False, highlight=False, soft_wrap=True)
+        if not journal.end(words, code):
+            errors.print(f"tickwatch: {words}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(code)

@@ -7,6 +7,7 @@ from threading import Thread
 from typing import TYPE_CHECKING
 
 from service.connection import KafkaSettings
+from service.journal import event
 from service.logs.kafka import KafkaLog
 from service.scorer import warm_up
 from service.station import Scoring, Station
@@ -41,7 +42,8 @@ def consume(
     station = Station(scoring, scorer, log, decode, checkpoints=checkpoints)
     worker = station.worker
     where = f"topic {kafka.ticks} at {kafka.bootstrap_servers}; pages at {station.pages.url}/"
-    LOG.info("model %s reads %s", scorer.model.id, where)
+    started = event("started", model=scorer.model.id, topic=kafka.ticks, group=kafka.group, instance=kafka.instance)
+    LOG.info("model %s reads %s", scorer.model.id, where, extra=started)
     try:
         while not stop.asked:
             station.step(POLL_MS)
@@ -51,4 +53,5 @@ def consume(
         station.close()
         if tracing is not None:
             tracing.close()
-    LOG.info("stopped after %d ticks, %d alerts, %d dead letters", worker.ticks, worker.alerts, worker.rejected)
+    counts = {"ticks": worker.ticks, "alerts": worker.alerts, "dead_letters": worker.rejected}
+    LOG.info("stopped after %d ticks, %d alerts, %d dead letters", *counts.values(), extra=event("stopped", **counts))

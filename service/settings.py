@@ -77,6 +77,9 @@ OtlpEndpoint = Annotated[
         "URL of an OpenTelemetry collector that takes OTLP over HTTP, such as http://localhost:4318; traces go there.",
     ),
 ]
+LogFormat = Annotated[
+    str, _option("--log-format", "How events are logged on stderr, one a line: human, or json for a log collector.")
+]
 Fresh = Annotated[
     bool,
     _option("--fresh", "Give up state that another model or layout has written, instead of refusing to start."),

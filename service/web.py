@@ -33,7 +33,9 @@ class Pages:
         self.url = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{bound}"  # noqa: S104
         self._leaving = False
         app = _app(board, registry, lambda: self._leaving)
-        self._server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off", access_log=False))
+        self._server = uvicorn.Server(
+            uvicorn.Config(app, log_config=None, log_level="critical", lifespan="off", access_log=False)
+        )
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name="pages", daemon=True)
         self._thread.start()
 

@@ -27,6 +27,7 @@ from service.api.token import Seal, read_secret
 from service.api.wire import ModelInfo, ModelsAnswer
 from service.autoencoder import find, load
 from service.errors import TickwatchError
+from service.journal import event
 from service.logs.sqlite import locked
 from service.metrics import Metrics
 from service.scorer import Scorer, warm_up
@@ -84,13 +85,18 @@ def _serve(options: Options, keys: Keys, secret: bytes, listening: socket.socket
         server = uvicorn.Server(_config(options, app))
         scheme = "https" if options.tls_cert_file else "http"
         host = f"[{options.host}]" if ":" in options.host else options.host
-        LOG.info("model %s scores at %s://%s:%d/docs", scorer.model.id, scheme, host, listening.getsockname()[1])
+        url = f"{scheme}://{host}:{listening.getsockname()[1]}"
+        LOG.info("model %s scores at %s/docs", scorer.model.id, url, extra=event("started", model=scorer.model.id))
         if options.keys_file is None:
             LOG.warning(
-                "no API keys: only this machine can connect, and everyone on it may do everything (--keys-file)"
+                "no API keys: only this machine can connect, and everyone on it may do everything (--keys-file)",
+                extra=event("no_api_keys"),
             )
         if options.state_key_file is None:
-            LOG.warning("states of POST /v1/score are good for this process only (--state-key-file makes them last)")
+            LOG.warning(
+                "states of POST /v1/score are good for this process only (--state-key-file makes them last)",
+                extra=event("state_key_random"),
+            )
         gc.collect()
         gc.freeze()  # what is there by now stays, and need not be looked through again and again
         gc.set_threshold(50_000, 20, 50)  # a batch makes thousands of short-lived tuples, none of them in a cycle
@@ -170,6 +176,7 @@ def _config(options: Options, app: ASGIApp) -> uvicorn.Config:
         ws="none",
         loop="uvloop",
         lifespan="on",
+        log_config=None,
         log_level="critical",
         access_log=False,
         server_header=False,

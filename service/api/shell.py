@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from urllib.parse import quote
+from uuid import uuid4
 
 from prometheus_client import Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.problems import Problem, respond
+from service.journal import event
 from service.metrics import SECONDS, Metrics
 
 LOG = logging.getLogger("tickwatch")
@@ -20,6 +23,7 @@ HEADERS = {
     b"cache-control": b"no-store",
 }
 HSTS = {b"strict-transport-security": b"max-age=31536000"}
+REQUEST = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 LOCAL = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
@@ -45,12 +49,16 @@ class Shell:
             return
         began = time.perf_counter()
         status = 0
+        request = ""  # named only when something failed: by its sender, or here
 
         async def headed(message: Message) -> None:
-            nonlocal status
+            nonlocal request, status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], *self._headers]
+                if status >= 500:
+                    request = request or _name(scope)
+                    message["headers"].append((b"x-request-id", request.encode()))
             await send(message)
 
         # routes see the path undecoded: the name of a stream may hold a slash, %2F
@@ -62,7 +70,9 @@ class Shell:
             else:
                 await self._app(inner, receive, headed)
         except Exception as error:
-            LOG.exception("a request failed")  # here, for its text must not leave the service
+            request = request or _name(scope)
+            failed = event("request_failed", request=request, method=scope["method"], path=path)
+            LOG.exception("a request failed", extra=failed)  # here, for its text must not leave the service
             if not status:
                 await respond(error)(inner, receive, headed)
         finally:
@@ -75,6 +85,12 @@ class Shell:
         host = hosts[0] if len(hosts) == 1 else ""
         name, colon, port = host.rpartition(":")
         return (name if colon and port.isdigit() else host).lower() in LOCAL
+
+
+def _name(scope: Scope) -> str:
+    """By which whoever asks and the log mean the same request: X-Request-Id, if that can be read aloud."""
+    given = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"), "")
+    return given if REQUEST.fullmatch(given) else uuid4().hex
 
 
 def _misdirected() -> Problem:

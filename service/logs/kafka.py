@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from service.connection import KafkaSettings, Unreachable, connect, explain_error, explain_replaced, find_error
 from service.errors import TickwatchError
+from service.journal import event
 from service.logs import SCHEMA_HEADER, TRACE_HEADER, Checkpoint, DeadLetter, LogReset, PartitionState, Poll, Records
 from service.logs.changelog import RECORD_BYTES, Changelog
 from service.logs.membership import Membership
@@ -135,6 +136,7 @@ class KafkaLog:
         ready = self._restored(member)
         lost, member.lost = member.lost, []
         for partition in lost:
+            LOG.info("topic %s partition %d moves on", self.name, partition, extra=self._at("lost", partition))
             self._changelogs.pop(partition, None)
             self._next.pop(partition, None)
         for restored in ready:
@@ -142,11 +144,16 @@ class KafkaLog:
             self._changelogs[partition] = restored.changelog
             self._next[partition] = restored.offset
             member.activate(TopicPartition(self.name, partition), restored.offset)
+            words = "topic %s partition %d goes on at offset %d"
+            LOG.info(words, self.name, partition, restored.offset, extra=self._at("restored", partition))
         for tp, records in found.items():
             self._check_order(tp.partition, records[0].offset)
             self._next[tp.partition] = records[-1].offset + 1
         polled = _records(chain.from_iterable(found.values()), traced=self._traced)
         return Poll(polled, [r.state for r in ready], lost)
+
+    def _at(self, name: str, partition: int) -> dict[str, object]:
+        return event(f"partition_{name}", topic=self.name, partition=partition, offset=self._next.get(partition))
 
     def _end_silence(self, member: Membership) -> None:
         """Get a new consumer when the one at hand has stopped reading."""
@@ -179,7 +186,7 @@ class KafkaLog:
                 self._restore = Restore(self._settings, member.consumer, self._row_bytes, new)
             return self._restore.step(member.waiting)
         except (Unreachable, errors.RetriableError) as error:
-            LOG.warning("restoring state waits: %s", error)
+            LOG.warning("restoring state waits: %s", error, extra=event("restore_waits", topic=self.name))
             return []
         except errors.KafkaError as error:
             raise explain_error(self._settings, error) from error
@@ -274,7 +281,8 @@ class KafkaLog:
             first_s, most_s = BACKOFF_S
             wait_s = min(most_s, first_s * 2 ** (self.connect_attempts - 1)) * random.uniform(0.5, 1)
             self._try_at = time.monotonic() + wait_s
-            LOG.warning("Attempt %d failed, next in %.1f s: %s", self.connect_attempts, wait_s, error)
+            attempt = event("unreachable", attempt=self.connect_attempts, wait_s=wait_s)
+            LOG.warning("Attempt %d failed, next in %.1f s: %s", self.connect_attempts, wait_s, error, extra=attempt)
             return None
         except errors.KafkaError as error:
             raise explain_error(self._settings, error) from error
@@ -312,7 +320,8 @@ class KafkaLog:
                 raise explain_replaced(settings)
 
     def _reset(self, why: str) -> None:
-        LOG.warning("uncommitted work is void and state will be restored: %s", why)
+        void = event("void", topic=self.name, next_offsets=dict(self._next))
+        LOG.warning("uncommitted work is void and state will be restored: %s", why, extra=void)
         producer, self._producer = self._producer, None
         self._changelogs.clear()
         self._next.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
@@ -59,7 +60,7 @@ def test_a_failure_of_ours_is_an_error_and_passes_on() -> None:
     async def nothing(*_: object) -> None:
         pass
 
-    scope: Scope = dict.fromkeys(("method", "path", "scheme", "http_version"), "BREW")
+    scope: dict[str, Any] = dict.fromkeys(("method", "path", "scheme", "http_version"), "BREW")
     scope |= {"type": "http", "headers": [], "query_string": b""}
     with collector() as otlp:
         tracing = Tracing(otlp.url)
