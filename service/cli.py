@@ -113,22 +113,47 @@ def replay(
     """Score files of ticks offline, with the code that serves: one output row per input row, in input order."""
     from service.autoencoder import find, load  # noqa: PLC0415
     from service.files import count_ticks, tick_files  # noqa: PLC0415
+    from service.replay import Origin  # noqa: PLC0415
     from service.replay import replay as score_files  # noqa: PLC0415
     from service.scorer import Scorer  # noqa: PLC0415
 
     paths = [path for file in files for path in tick_files(file)]
     scorer = Scorer(load(find(model)), alert_budget, stream_idle_hours)
     rejects = Rejects()
+    names = [str(path.resolve()) for path in paths]
+    made = Origin(scorer.model.id, str(scorer.model.path.resolve()), alert_budget, stream_idle_hours, names)
     began = time.monotonic()
     with _progress() as bar:
         task = bar.add_task("scoring", total=count_ticks(paths))
         rows, alerts = score_files(
-            paths, scorer, output, explain=explain, progress=lambda n: bar.advance(task, n), rejected=rejects.tell
+            *(paths, scorer, output),
+            explain=explain,
+            progress=lambda n: bar.advance(task, n),
+            rejected=rejects.tell,
+            made=made,
         )
     seconds = time.monotonic() - began
     typer.echo(
         f"wrote {output}: rows={rows} alerts={alerts} rejected={rejects.n} model={scorer.model.id} seconds={seconds:.1f}"
     )
+
+
+@app.command()
+def report(
+    scores: Annotated[Path, typer.Argument(help="Parquet file that `tickwatch replay` wrote.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="HTML file to write.")] = Path("report.html"),
+    ticks: Annotated[
+        list[Path] | None,
+        typer.Option("--ticks", help="File of the replayed ticks, where it is now; again for more, in the same order."),
+    ] = None,
+) -> None:
+    """Show a replay as one HTML file that needs nothing else: scores over time, incidents with reasons, streams by alerts."""
+    from service.report import report as write_report  # noqa: PLC0415
+
+    with _progress() as bar:
+        task = bar.add_task("looking closer", total=None)
+        rows, drawn = write_report(scores, ticks or [], output, lambda n: bar.advance(task, n))
+    typer.echo(f"wrote {output}: rows={rows} drawn={drawn}")
 
 
 @app.command()
