@@ -184,9 +184,10 @@ def worker(
         from service.formats.registry import Registry  # noqa: PLC0415
         from service.station import Scoring  # noqa: PLC0415
 
+        masked = journal.begin(log_format)
         connection = reach(kafka)
         login = _secret("--schema-registry-login-file", schema_registry_login_file)
-        journal.begin(log_format, connection.password, login, *login.split(":", 1)[1:])
+        masked.hide(connection.password, login, login.partition(":")[2])
         shared = Scoring(model, alert_budget, commit_interval_ms, scores, stream_idle_hours, max_streams, host, port)
         registry = None
         if schema_registry is not None:

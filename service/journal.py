@@ -28,20 +28,21 @@ def event(name: str, **context: object) -> dict[str, object]:
     return {"event": name, "context": context}
 
 
-def begin(form: str, *secrets: str) -> None:
-    """Log events from now on, `form` human or json, with nothing of `secrets` in them. Raises TickwatchError.
+def begin(form: str) -> Masked:
+    """Log events from now on, `form` human or json; what is returned is to be told of secrets. Raises TickwatchError.
 
     From tickwatch itself come all events; from libraries warnings, and the same one at most once a minute.
     """
     if form not in FORMATS:
         raise TickwatchError(f"--log-format {form}: give {' or '.join(FORMATS)}")
     handler = logging.StreamHandler()
-    masked = Masked([secret for secret in secrets if len(secret) >= SECRET_LENGTH])
+    masked = Masked()
     handler.setFormatter(Json(masked) if form == "json" else Human(masked))
     handler.addFilter(Calm(time.monotonic))
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     LOG.setLevel(logging.INFO)
     logging.captureWarnings(capture=True)
+    return masked
 
 
 def end(words: str, exit_code: int) -> bool:
@@ -53,10 +54,14 @@ def end(words: str, exit_code: int) -> bool:
 
 
 class Masked:
-    """Hides secrets: those that are known, and what looks like one."""
+    """Hides secrets: those that it knows, and what looks like one."""
 
-    def __init__(self, secrets: list[str]) -> None:
-        self._secrets = secrets
+    def __init__(self) -> None:
+        self._secrets: list[str] = []
+
+    def hide(self, *secrets: str) -> None:
+        """Know these, too; shorter ones than SECRET_LENGTH are left out."""
+        self._secrets += [secret for secret in secrets if len(secret) >= SECRET_LENGTH]
 
     def __call__(self, text: str) -> str:
         """The text without them."""

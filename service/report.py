@@ -89,10 +89,12 @@ def report(scores: Path, ticks: Sequence[Path], output: Path, progress: Callable
     table = _read(scores)
     made = origin(scores)
     files = list(ticks) or [Path(file) for file in (made.files if made else [])]
+    if ticks and made is None:
+        raise TickwatchError(f"{scores}: does not say how it was scored; replay the ticks again, with this version")
     sheet, chosen = _overview(scores.name, table, made)
     if made is None or not all(file.is_file() for file in files):
         sheet.note = (
-            "The ticks are not at hand, so this report has no prices and no reasons: tickwatch report --ticks FILE."
+            "The ticks of this replay are not at hand, so there are no prices and no reasons: give --ticks FILE."
         )
     else:
         found = _again(scores, table, made, files, chosen, progress)

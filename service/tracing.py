@@ -23,7 +23,7 @@ from service.errors import TickwatchError
 from service.logs import TRACE_HEADER, Records
 
 FLUSH_S = 3.0  # of the last spans, when the process ends
-LINKS = 32  # to producers of a checkpoint's ticks, and as many again to those of its alerts
+LINKS = 32  # of a checkpoint to producers of its ticks, and as many again to those of its alerts
 LINKS_OF_BATCH = 8
 W3C = TraceContextTextMapPropagator()
 
@@ -96,9 +96,9 @@ class Checkpoints:
                 carried = records.trace[i]
                 if carried is None or carried in self._linked or len(self._linked) >= most:
                     continue
-                self._linked.add(carried)
                 producer = _context(carried)
                 if producer.is_valid and producer.trace_flags.sampled:
+                    self._linked.add(carried)
                     where: dict[str, str | int] = {
                         "messaging.destination.partition.id": str(records.partition[i]),
                         "messaging.kafka.offset": int(records.offset[i]),
@@ -119,7 +119,8 @@ class Checkpoints:
             return
         began = time.time_ns() - round(seconds * 1e9)
         inside = set_span_in_context(self._span)
-        self._tracer.start_span("commit", inside, SpanKind.PRODUCER, start_time=began).end()
+        told = self._attributes | {"messaging.operation.name": "commit", "messaging.operation.type": "settle"}
+        self._tracer.start_span(f"commit {self._topic}", inside, SpanKind.CLIENT, told, start_time=began).end()
         self._end(self._span)
 
     def void(self) -> None:

@@ -11,6 +11,7 @@ from service.tracing import W3C, Tracing
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
 CONTEXT = (b"traceparent", b"tracestate")
+UNTOLD = frozenset({"/healthz", "/readyz", "/metrics"})  # asked for by machines, all the time
 
 
 class Traced:
@@ -26,7 +27,7 @@ class Traced:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope["path"] in UNTOLD:
             await self._app(scope, receive, self._last(send))
             return
         span = self._start(scope)

@@ -85,7 +85,7 @@ def _holds_the_conventions(otlp: Collector, span: Span, settings: KafkaSettings)
         ("messaging.destination.name", settings.ticks),
         ("messaging.consumer.group.name", settings.group),
     }
-    commit = next(s for s in otlp.named("commit") if s.parent_span_id == span.span_id)
+    commit = next(s for s in otlp.named(f"commit {settings.ticks}") if s.parent_span_id == span.span_id)
     assert span.start_time_unix_nano < commit.start_time_unix_nano < commit.end_time_unix_nano
     assert otlp.resources[0]["service.name"] == "tickwatch"
 

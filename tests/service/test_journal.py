@@ -74,7 +74,7 @@ def test_for_people_it_is_a_line_of_words_that_no_name_can_break(capsys: pytest.
 
 @pytest.mark.parametrize("form", journal.FORMATS)
 def test_no_secret_is_logged_by_anybody(form: str, capsys: pytest.CaptureFixture[str]) -> None:
-    journal.begin(form, SECRET, "")
+    journal.begin(form).hide(SECRET, "")
     kafka = logging.getLogger("kafka.conn")
     kafka.error("login with %s failed", SECRET)
     kafka.warning("config %s", {"sasl_plain_password": SECRET})
@@ -151,7 +151,11 @@ def test_a_worker_speaks_json_from_first_to_last_and_keeps_its_password(tmp_path
     events = [json.loads(line) for line in said.splitlines()]
     assert [events[0]["event"], events[1]["event"], events[-1]["event"]] == ["started", "unreachable", "stopped"]
     assert events[1]["attempt"] == 1
-    mistaken = [*command, "--otlp-endpoint", "nowhere"]
-    ended = subprocess.run(mistaken, cwd=tmp_path, stderr=subprocess.PIPE, check=False)
-    last = json.loads(ended.stderr.splitlines()[-1])
-    assert (ended.returncode, last["event"], last["exit_code"]) == (1, "failed", 1)
+
+
+def test_the_error_that_ends_the_process_is_an_event_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert not journal.end("for people", 1)  # somebody else prints it
+    journal.begin("json")
+    assert journal.end("no topic", 3)
+    (last,) = lines(capsys)
+    assert (last["level"], last["event"], last["exit_code"], last["message"]) == ("critical", "failed", 3, "no topic")

@@ -11,7 +11,6 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from starlette.types import Receive, Scope, Send
 
 from service.api.traced import Traced
-from service.errors import TickwatchError
 from service.tracing import Tracing
 from tests.otlp import collector, said
 from tests.samples import random_ticks
@@ -30,6 +29,7 @@ def test_a_request_is_a_span_of_the_trace_that_it_names(tmp_path: Path) -> None:
             sent = client.post("/v1/streams/A%2FB/ticks", json={"ticks": ticks}, headers=headers)
             assert sent.status_code == 200
             assert client.get("/v1/alerts?min_score=4").status_code == 403
+            assert client.get("/healthz").status_code == 200
             assert client.get("/nowhere", headers={"traceparent": "junk"}).status_code == 404
         spans = {span.name: span for span in otlp.spans}  # sent before the process ended
     assert set(spans) == {"POST /v1/streams/{stream}/ticks", "GET /v1/alerts", "GET"}
@@ -71,8 +71,3 @@ def test_a_failure_of_ours_is_an_error_and_passes_on() -> None:
     assert (span.name, span.status.code) == ("HTTP", Status.STATUS_CODE_ERROR)
     assert said(span.attributes)["error.type"] == "KeyError"
     assert "secret" not in str(span)
-
-
-def test_an_endpoint_that_is_no_url_is_refused() -> None:
-    with pytest.raises(TickwatchError, match="--otlp-endpoint localhost:4318"):
-        Tracing("localhost:4318")
