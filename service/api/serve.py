@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import ipaddress
 import logging
 import socket
@@ -30,7 +29,7 @@ from service.errors import TickwatchError
 from service.journal import event
 from service.logs.sqlite import locked
 from service.metrics import Metrics
-from service.scorer import Scorer, warm_up
+from service.scorer import Scorer, settle, warm_up
 
 if TYPE_CHECKING:
     from service.tracing import Tracing
@@ -97,9 +96,7 @@ def _serve(options: Options, keys: Keys, secret: bytes, listening: socket.socket
                 "states of POST /v1/score are good for this process only (--state-key-file makes them last)",
                 extra=event("state_key_random"),
             )
-        gc.collect()
-        gc.freeze()  # what is there by now stays, and need not be looked through again and again
-        gc.set_threshold(50_000, 20, 50)  # a batch makes thousands of short-lived tuples, none of them in a cycle
+        settle()
         server.run(sockets=[listening])
     finally:
         store.close()
