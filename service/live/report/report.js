@@ -60,10 +60,17 @@ function show(it, row, moved) {
     line.append(make("b", "", score.toFixed(1)), text);
     return line;
   }));
-  pictures(trace, peak < 0 ? [] : [trace.time_ms[peak] / 1e3]);
+  pictures(trace, peak < 0 ? [] : [it.place]);
   if (!moved) return;
   at("detail-title").focus({ preventScroll: true });
   at("detail").scrollIntoView({ block: matchMedia("(max-width: 62rem)").matches ? "start" : "nearest" });
+}
+
+/** Ticks stand side by side, however long the pauses between them; the axis tells their times. */
+function clocked({ offset, time_ms }) {
+  const when = tick => new Date(time_ms[Math.min(time_ms.length - 1, Math.max(0, Math.round(tick - offset[0])))]).toISOString();
+  const close = time_ms.at(-1) - time_ms[0] < 10_000;
+  return { label: "time", value: (_, tick) => tick === null ? "–" : when(tick).slice(11, 23), values: (_, ticks) => ticks.map(tick => when(tick).slice(11, close ? 23 : 19)), space: 90 };
 }
 
 const quoted = trace => trace.bid.some(v => v !== null) || trace.ask.some(v => v !== null);
@@ -71,17 +78,17 @@ const quoted = trace => trace.bid.some(v => v !== null) || trace.ask.some(v => v
 function pictures(trace, marked) {
   drawn.forEach(it => it.remove());
   at("charts").replaceChildren();
-  const shared = { sync: "stream", marks: () => marked };
+  const shared = { sync: "stream", marks: () => marked, places: clocked(trace), scales: { x: { time: false } } };
   const place = title => framed(at("charts"), title);
-  const x = trace.time_ms.map(t => t / 1e3);
+  const x = trace.offset;
   const over = trace.score.map(score => score >= sheet.threshold ? score : null);
-  const scales = { y: { range: (_, low, high) => [0, Math.max(high, sheet.threshold) * 1.1] } };
+  const scales = { ...shared.scales, y: { range: (_, low, high) => [0, Math.max(high, sheet.threshold) * 1.1] } };
   drawn = [
     quoted(trace) ? chart(place("price with bid and ask"), 190, [x, trace.bid, trace.ask, apart(trace)], [step("bid", "bid"), step("ask", "ask"), dots("price", "price", 4)], { ...shared, values: number })
       : chart(place("price"), 190, [x, trace.price], [dots("price", "price", 4)], { ...shared, values: number }),
     chart(place("score: 4 is one tick in 10,000; dashed is the threshold"), 110, [x, trace.score, x.map(() => sheet.threshold), over],
       [dots("score", "score", 3), step("threshold", "alarm", { width: 1, dash: [6, 4] }), dots("over it", "alarm", 7)], { ...shared, scales }),
-    ...trace.courses.map(it => chart(place(it.title), 110, [x, it.observed, it.expected], pair(it), { ...shared, ...UNITS[it.feature] })),
+    ...trace.courses.map(it => chart(place(it.title), 110, [x, it.observed, it.expected], pair(it), { ...shared, ...UNITS[it.feature], scales: { ...shared.scales, ...UNITS[it.feature]?.scales } })),
   ];
 }
 
