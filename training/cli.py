@@ -33,6 +33,16 @@ def train(
     hours: Annotated[
         float, typer.Option("--hours", help="With --from-kafka: how far back, by the time of the records.", min=0.01)
     ] = 24.0,
+    held_out: Annotated[
+        float,
+        typer.Option(
+            "--hold-out",
+            help="Share of the history, its end, that is not learned from but left in held-out.parquet of the run's folder,"
+            " to evaluate on.",
+            min=0.0,
+            max=0.9,
+        ),
+    ] = 0.0,
     cell: Annotated[str, typer.Option("--cell", help="Recurrent cell: lstm, gru or rnn.")] = "gru",
     hidden: Annotated[int, typer.Option("--hidden", help="Hidden size of encoder and decoder.", min=1, max=512)] = 32,
     bottleneck: Annotated[
@@ -67,6 +77,7 @@ def train(
         from service.cli import reach  # noqa: PLC0415
         from training.fit import Settings  # noqa: PLC0415
         from training.history import History, read_history  # noqa: PLC0415
+        from training.holdout import hold_out  # noqa: PLC0415
         from training.topic import keep, read_topic  # noqa: PLC0415
         from training.train import train as learn  # noqa: PLC0415
     except ModuleNotFoundError as error:
@@ -89,13 +100,20 @@ def train(
         seed=seed,
     )
 
+    def learned_from(found: History) -> History:
+        if not held_out:
+            return found
+        before, after = hold_out(found, held_out)
+        keep(after, results / "held-out.parquet")
+        return before
+
     def read() -> History:
         if from_kafka is None:
-            return read_history(data or Path())
+            return learned_from(read_history(data or Path()))
         kept = results / "history.parquet"  # the topic moves on, and --resume needs the same ticks
         if resume and kept.exists():
             return replace(read_history(kept), origin=f"Kafka topic {from_kafka}, as read by an earlier run")
-        found = read_topic(reach(kafka), from_kafka, hours, time.time_ns() // 1_000_000, console)
+        found = learned_from(read_topic(reach(kafka), from_kafka, hours, time.time_ns() // 1_000_000, console))
         keep(found, kept)
         return found
 

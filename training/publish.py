@@ -33,6 +33,7 @@ class Run(msgspec.Struct):
 class Results(msgspec.Struct):
     """What `tickwatch evaluate` leaves in results.json, as far as it matters here."""
 
+    data_fingerprint: str
     runs: list[Run]
 
 
@@ -47,8 +48,15 @@ def publish(
     """Publish a model only if it ranks better than the present one and catches no fewer events; it is not put to use yet."""
     from service.autoencoder import find, load  # noqa: PLC0415  (every command imports this module, few need a model)
 
-    new, old = load(candidate).id, load(find(model)).id
-    (ranks, catches), (ranked, caught) = (_measured(results, name) for name in (new, old))
+    fresh = load(candidate)
+    new, old = fresh.id, load(find(model)).id
+    found = _read(results)
+    if found.data_fingerprint == fresh.card.data_fingerprint:
+        raise TickwatchError(
+            f"--results {results}: {new} was evaluated on the ticks that it learned from, which favours it; give `tickwatch"
+            " train` a --hold-out, and `evaluate` the held-out.parquet that it leaves"
+        )
+    (ranks, catches), (ranked, caught) = (_measured(found.runs, name, results) for name in (new, old))
     said = f"VUS-PR {ranks:.3f} against {ranked:.3f}, events caught {catches:.1%} against {caught:.1%}"
     if not (ranks > ranked and catches >= caught):
         typer.echo(f"{new} is not published: it is no better than {old} ({said})")
@@ -58,12 +66,15 @@ def publish(
     typer.echo(f"published {published}, better than {old} ({said}); use it with TICKWATCH_MODEL={published}")
 
 
-def _measured(results: Path, name: str) -> tuple[float, float]:
-    """(mean VUS-PR, mean share of events caught) of a model at the smallest budget that was evaluated."""
+def _read(results: Path) -> Results:
     try:
-        runs = msgspec.json.decode(results.read_bytes(), type=Results).runs
+        return msgspec.json.decode(results.read_bytes(), type=Results)
     except (OSError, msgspec.DecodeError) as error:
         raise TickwatchError(f"--results {results}: {error}; write it with `tickwatch evaluate`") from error
+
+
+def _measured(runs: list[Run], name: str, results: Path) -> tuple[float, float]:
+    """(mean VUS-PR, mean share of events caught) of a model at the smallest budget that was evaluated."""
     mine = [run.result for run in runs if run.candidate == name]
     if not mine:
         raise TickwatchError(f"--results {results} says nothing about {name}; evaluate both models together")

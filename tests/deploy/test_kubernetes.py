@@ -181,6 +181,19 @@ def test_workers_scale_on_lag_of_their_own_group_never_beyond_the_partitions_and
     assert down["policies"] == [{"type": "Pods", "value": 1, "periodSeconds": 300}]
 
 
+@pytest.mark.parametrize("overlay", ["production", "retraining"])
+def test_prometheus_is_given_the_key_without_which_a_server_shows_no_metrics(overlay: str) -> None:
+    monitors = {monitor["metadata"]["name"]: monitor["spec"] for monitor in of_kind(overlay, "PodMonitor")}
+    assert monitors.keys() == {workload.name for workload in SERVING}
+    for name, monitor in monitors.items():
+        (endpoint,) = monitor["podMetricsEndpoints"]
+        (serving,) = [w for w in SERVING if (w.overlay, w.name) == (overlay, name)]
+        assert selects(monitor["selector"], serving.labels)
+        assert ("authorization" in endpoint) == ("TICKWATCH_KEYS_FILE" in environment(serving))
+        for source in endpoint.get("authorization", {}).values():
+            assert source["name"] in {v["secret"]["secretName"] for v in serving.pod["volumes"] if "secret" in v}
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_networks_are_closed_but_for_what_is_named(overlay: str) -> None:
     policies = {p["metadata"]["name"]: p["spec"] for p in of_kind(overlay, "NetworkPolicy")}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,6 +54,13 @@ def test_the_models_that_ship_are_small_and_tell_where_they_come_from(cell: str)
     assert model.card.cell == cell
     assert model.recurrent == model.card.state_size
     assert len(model.card.data_fingerprint) == len(model.card.code_revision) == 64
+
+
+def test_loading_a_model_leaves_no_identifier_for_the_makers_of_onnxruntime(tmp_path: Path) -> None:
+    load_one = "from service import autoencoder; autoencoder.load(autoencoder.find('gru'))"
+    environment = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+    subprocess.run([sys.executable, "-c", load_one], env=environment | {"HOME": str(tmp_path)}, check=True)
+    assert list(tmp_path.rglob("*")) == []
 
 
 @pytest.mark.parametrize("cell", CELLS)

@@ -15,14 +15,14 @@ from training.publish import publish
 IDS = {cell: load(shipped(cell)).id for cell in ("lstm", "gru")}
 
 
-def results(folder: Path, **measured: tuple[float, list[int | None]]) -> Path:
-    """A results.json of VUS-PR and delays by cell."""
+def results(folder: Path, data: str = "held-out", **measured: tuple[float, list[int | None]]) -> Path:
+    """A results.json of VUS-PR and delays by cell, on ticks with a fingerprint."""
     runs = [
         {"candidate": IDS[cell], "result": {"vus_pr": vus, "delays": {"20.0": delays, "100.0": [1]}}}
         for cell, (vus, delays) in measured.items()
     ]
     path = folder / "results.json"
-    path.write_text(json.dumps({"runs": runs}))
+    path.write_text(json.dumps({"data_fingerprint": data, "runs": runs}))
     return path
 
 
@@ -40,3 +40,10 @@ def test_only_a_better_model_is_published(tmp_path: Path, new: tuple[float, list
 def test_an_evaluation_without_the_present_model_decides_nothing(tmp_path: Path) -> None:
     with pytest.raises(TickwatchError, match=f"says nothing about {IDS['gru']}"):
         publish(shipped("lstm"), results(tmp_path, lstm=(0.5, [1])), tmp_path, "gru")
+
+
+def test_a_model_that_was_evaluated_on_what_it_learned_from_is_refused(tmp_path: Path) -> None:
+    seen = results(tmp_path, load(shipped("lstm")).card.data_fingerprint, lstm=(0.5, [1]), gru=(0.4, [1]))
+    with pytest.raises(TickwatchError, match="on the ticks that it learned from"):
+        publish(shipped("lstm"), seen, tmp_path, "gru")
+    assert list(tmp_path.glob("*.onnx")) == []
