@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from service.ticks import NUMBERS, Ticks
 
-FEATURE_SET = "tick-16-b"  # changes whenever a feature or the memory below changes meaning
+FEATURE_SET = "tick-16-c"  # changes whenever a feature or the memory below changes meaning
 FEATURES = (
     "return",  # asinh of the price change over its EW volatility
     "mid_return",  # the same for the middle of the quote
@@ -63,6 +63,7 @@ MEMORY = np.dtype(
         ("drift", "f4"),
         ("gap", "f4"),  # EW mean inter-arrival in microseconds, slow
         ("fast_gap", "f4"),
+        ("usual_gap", "f4"),  # slower still, what a pause is measured by
         ("alternation", "f4"),
         ("sign", "f4"),  # of the last price move
         ("price_run", "f4"),
@@ -94,8 +95,9 @@ class Features:
     `z` float32 [N, F] in standard deviations of the stream so far, NaN where the feed has no such thing; `observed`, `mean`
     and `std` float32 [N, F] are the feature itself and what it was standardised by. `lateness` float32 [N] is log
     microseconds behind the stream's newest tick, 0 for a tick in order. `repeats` float32 [N] is, for a tick that came before
-    with the same time, the EW odds of such ticks over the last ~16, else 0. Late and repeated ticks have no features and
-    are not folded into the stream's state.
+    with the same time, the EW odds of such ticks over the last ~16, else 0. `pause` float32 [N] is the time since the last tick
+    in the stream's usual gaps. Late and repeated ticks have no features, nor a pause, and are not folded into the stream's
+    state.
     """
 
     z: NDArray[np.float32]
@@ -104,6 +106,7 @@ class Features:
     std: NDArray[np.float32]
     lateness: NDArray[np.float32]
     repeats: NDArray[np.float32]
+    pause: NDArray[np.float32]
 
     @property
     def folded(self) -> NDArray[np.bool_]:
@@ -165,6 +168,7 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
     std,
     lateness,
     repeats,
+    pause,
 ):
     f = np.empty(F)
     for i in range(rows.shape[0]):
@@ -173,6 +177,7 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
         elapsed = 0.0 if first else (ts[i] - m.ts) / 1e3  # microseconds
         lateness[i] = math.log1p(-elapsed) if elapsed < 0.0 else 0.0
         repeats[i] = 0.0
+        pause[i] = np.nan
         mark = np.uint64(14695981039346656037)  # FNV-1a
         for j in range(prints.shape[0]):
             mark = (mark ^ prints[j, i]) * np.uint64(1099511628211)
@@ -229,6 +234,9 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
             f[GAP] = math.log1p(elapsed)
             m.gap += max(young, 1 / 500) * (min(elapsed, 20.0 * m.gap + 1.0 if m.seen > 8 else elapsed) - m.gap)
             m.fast_gap += max(young, 1 / 20) * (min(elapsed, 20.0 * m.gap + 1.0) - m.fast_gap)
+            pause[i] = elapsed / (m.usual_gap + 1.0)
+            capped = min(elapsed, 20.0 * m.usual_gap + 1.0) if m.seen > 8 else elapsed
+            m.usual_gap += max(young, 1 / 5000) * (capped - m.usual_gap)
             f[RATE] = math.log((m.gap + 1.0) / (m.fast_gap + 1.0))
 
         if traded:
@@ -286,13 +294,13 @@ def features(ticks: Ticks, rows: NDArray[np.int64], memory: NDArray[np.void], pr
     """Features of `ticks`, whose streams' memory stands at `rows` int64 [N] of `memory` (MEMORY [R], changed in place)."""
     shape = (len(ticks), F)
     z, observed, mean, std = (np.empty(shape, np.float32) for _ in range(4))
-    lateness, repeats = (np.empty(len(ticks), np.float32) for _ in range(2))
+    lateness, repeats, pause = (np.empty(len(ticks), np.float32) for _ in range(3))
     prints = np.array([np.ascontiguousarray(getattr(ticks, name)).view(np.uint64) for name in NUMBERS])
     _kernel(
         rows, ticks.ts, ticks.seq, ticks.price, ticks.size, ticks.bid, ticks.ask, prints, memory, prior.mean, prior.std,
-        z, observed, mean, std, lateness, repeats,
+        z, observed, mean, std, lateness, repeats, pause,
     )  # fmt: skip
-    return Features(z, observed, mean, std, lateness, repeats)
+    return Features(z, observed, mean, std, lateness, repeats, pause)
 
 
 def offline(ticks: Ticks, prior: Prior = NO_PRIOR) -> NDArray[np.float32]:

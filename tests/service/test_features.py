@@ -24,7 +24,8 @@ def run(ticks: Ticks, memory: NDArray[np.void] | None = None) -> Features:
 
 def same(a: Features, b: Features) -> bool:
     return all(
-        np.array_equal(getattr(a, n), getattr(b, n), equal_nan=True) for n in ("z", "observed", "lateness", "repeats")
+        np.array_equal(getattr(a, n), getattr(b, n), equal_nan=True)
+        for n in ("z", "observed", "lateness", "repeats", "pause")
     )
 
 
@@ -86,6 +87,16 @@ def test_a_late_tick_is_measured_and_moves_nothing() -> None:
     without = run(ONE.take(rest))
     assert np.array_equal(found.z[rest], without.z, equal_nan=True)
     assert len(offline(replace(ONE, ts=late))) == len(ONE) - 1
+
+
+def test_a_pause_is_measured_in_usual_gaps_and_a_long_one_hardly_changes_what_is_usual() -> None:
+    at, silence = 2000, 3600 * 10**9
+    ts = ONE.ts.copy()
+    ts[at:] += silence
+    found, calm = run(replace(ONE, ts=ts)), run(ONE)
+    usual = np.diff(ONE.ts[:at]).mean()
+    assert found.pause[at] == pytest.approx(silence / usual, rel=0.2)
+    assert found.pause[at + 200 :] == pytest.approx(calm.pause[at + 200 :], rel=0.05)
 
 
 def positions(found: Features) -> list[int]:
