@@ -40,6 +40,7 @@ RETURN, MID_RETURN, SPIKE, MOMENTUM, VOLATILITY, GAP, RATE, SIZE = range(8)
 SIZE_RUN, SPREAD, CROSSED, DEVIATION, DRIFT, PRICE_RUN, QUOTE_RUN, ALTERNATION = range(8, F)
 
 SAME_TIME = 8  # ticks of one time that a repetition can be told from; where more share a time, sequence numbers tell
+PASSAGES = 256  # on record of a stream
 CLIP = 5.0  # standard deviations that the autoencoder may see
 MEMORY = np.dtype(
     [
@@ -70,6 +71,10 @@ MEMORY = np.dtype(
         ("quote_run", "f4"),
         ("size_run", "f4"),
         ("repeats", "f4"),  # EW share of ticks that repeat one of the same time
+        ("replay", "f4"),  # passages that came again, lately
+        ("mark", "u8"),  # fingerprint of the last tick, and of the last eight that differ from the one before
+        ("passage", "u8"),
+        ("passages", "u2", (PASSAGES,)),  # every sixteenth that came, until another one takes its place
         ("mean", "f4", (F,)),  # EW mean and variance of each feature, for its standardisation
         ("var", "f4", (F,)),
     ],
@@ -96,8 +101,8 @@ class Features:
     and `std` float32 [N, F] are the feature itself and what it was standardised by. `lateness` float32 [N] is log
     microseconds behind the stream's newest tick, 0 for a tick in order. `repeats` float32 [N] is, for a tick that came before
     with the same time, the EW odds of such ticks over the last ~16, else 0. `pause` float32 [N] is the time since the last tick
-    in the stream's usual gaps. Late and repeated ticks have no features, nor a pause, and are not folded into the stream's
-    state.
+    in the stream's usual gaps, `replay` float32 [N] how many passages of eight ticks came again lately. Late and repeated ticks
+    have no features, pause or replay, and are not folded into the stream's state.
     """
 
     z: NDArray[np.float32]
@@ -107,6 +112,7 @@ class Features:
     lateness: NDArray[np.float32]
     repeats: NDArray[np.float32]
     pause: NDArray[np.float32]
+    replay: NDArray[np.float32]
 
     @property
     def folded(self) -> NDArray[np.bool_]:
@@ -149,6 +155,24 @@ def _repeated(m, seq, mark):  # type: ignore[no-untyped-def]
     return (m.prints[: min(m.same_time, SAME_TIME)] == mark).any()
 
 
+@numba.njit(cache=True, inline="always")
+def _known(m, mark):  # type: ignore[no-untyped-def]
+    """1 if the last eight different ticks, in their order, are a passage on record, else 0; one passage in 16 is recorded.
+
+    Which ones, their content decides, so that the same are chosen when they come again, as in content-defined chunking (gear
+    hash: Xia et al. 2016, "FastCDC"): what is eight ticks back has been shifted out of the sum.
+    """
+    m.passage = (m.passage << np.uint64(8)) + (mark >> np.uint64(32))
+    mixed = m.passage * np.uint64(0x9E3779B97F4A7C15)
+    if mixed >> np.uint64(60) != np.uint64(0):
+        return 0.0
+    place = (mixed >> np.uint64(52)) & np.uint64(PASSAGES - 1)
+    tag = np.uint16(mixed >> np.uint64(36))
+    known = m.passages[place] == tag
+    m.passages[place] = tag
+    return 1.0 if known else 0.0
+
+
 @numba.njit(cache=True)
 def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recursion, read top to bottom)
     rows,
@@ -169,6 +193,7 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
     lateness,
     repeats,
     pause,
+    replay,
 ):
     f = np.empty(F)
     for i in range(rows.shape[0]):
@@ -178,6 +203,7 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
         lateness[i] = math.log1p(-elapsed) if elapsed < 0.0 else 0.0
         repeats[i] = 0.0
         pause[i] = np.nan
+        replay[i] = np.nan
         mark = np.uint64(14695981039346656037)  # FNV-1a
         for j in range(prints.shape[0]):
             mark = (mark ^ prints[j, i]) * np.uint64(1099511628211)
@@ -198,6 +224,11 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
         m.prints[m.same_time % SAME_TIME] = mark
         m.same_time += 1
         m.seq = seq[i]
+        m.replay = 7 / 8 * m.replay if m.replay > 1e-3 else 0.0
+        if mark != m.mark:
+            m.mark = mark
+            m.replay += _known(m, mark)
+        replay[i] = m.replay
         quoted = not (math.isnan(bid[i]) or math.isnan(ask[i]))
         traded = size[i] > 0.0
         young = 1.0 / (m.seen + 1.0)  # averages start as plain means
@@ -294,13 +325,13 @@ def features(ticks: Ticks, rows: NDArray[np.int64], memory: NDArray[np.void], pr
     """Features of `ticks`, whose streams' memory stands at `rows` int64 [N] of `memory` (MEMORY [R], changed in place)."""
     shape = (len(ticks), F)
     z, observed, mean, std = (np.empty(shape, np.float32) for _ in range(4))
-    lateness, repeats, pause = (np.empty(len(ticks), np.float32) for _ in range(3))
+    lateness, repeats, pause, replay = (np.empty(len(ticks), np.float32) for _ in range(4))
     prints = np.array([np.ascontiguousarray(getattr(ticks, name)).view(np.uint64) for name in NUMBERS])
     _kernel(
         rows, ticks.ts, ticks.seq, ticks.price, ticks.size, ticks.bid, ticks.ask, prints, memory, prior.mean, prior.std,
-        z, observed, mean, std, lateness, repeats, pause,
+        z, observed, mean, std, lateness, repeats, pause, replay,
     )  # fmt: skip
-    return Features(z, observed, mean, std, lateness, repeats, pause)
+    return Features(z, observed, mean, std, lateness, repeats, pause, replay)
 
 
 def offline(ticks: Ticks, prior: Prior = NO_PRIOR) -> NDArray[np.float32]:

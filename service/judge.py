@@ -1,7 +1,8 @@
 """Turns reconstruction errors and features into one calibrated score per tick and a decision: one compiled recursion.
 
-Every feature has three channels: its size (something sudden; of the gap, its length in usual gaps), its EW mean (its trend), and the EW mean of how far the
-autoencoder's reconstruction misses it (its misfit). Lateness and repetition are two more. Every channel has a tail model:
+Every feature has three channels: its size (something sudden; of the gap, its length in usual gaps), its EW mean (its
+trend), and the EW mean of how far the autoencoder's reconstruction misses it (its misfit). Lateness, repetition and replay
+are three more. Every channel has a tail model:
 a threshold u that tracks the channel's 98 % quantile and a mean excess over it, the peaks-over-threshold method with a
 generalised Pareto tail (Siffer et al. 2017, "Anomaly Detection in Streams with Extreme Value Theory"). Shapes come from
 training; u, the mean excess and the share of values above u start there and go on adapting to each stream. The
@@ -25,13 +26,15 @@ SPEED = 1 / 16  # of the EW means
 TREND, MISFIT = F, 2 * F  # first channel of either; before them the sizes of the features
 LATE = 3 * F
 REPEATS = LATE + 1
-C = REPEATS + 1
+REPLAY = REPEATS + 1
+C = REPLAY + 1
 CHANNELS = (
     *FEATURES,
     *(f"{name}_trend" for name in FEATURES),
     *(f"{name}_misfit" for name in FEATURES),
     "lateness",
     "repeats",
+    "replay",
 )
 
 TAIL = 0.02  # share of a channel's values that is modelled as its tail
@@ -132,7 +135,7 @@ def _share(memory, c, tail):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True)
 def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recursion, read top to bottom)
-    rows, offset, z, x, expected, lateness, repeats, pause, memory, level, excess, shape, least, threshold,
+    rows, offset, z, x, expected, lateness, repeats, pause, replay, memory, level, excess, shape, least, threshold,
     score, alert, phase, incident, tails, trend, misfit, values,
 ):  # fmt: skip
     value = np.empty(C)
@@ -156,6 +159,7 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
                     value[TREND + j] = abs(m.trend[j])
                     value[MISFIT + j] = abs(m.misfit[j])
             value[GAP] = pause[i]
+            value[REPLAY] = replay[i]
 
         for j in range(F):
             trend[i, j] = m.trend[j]
@@ -243,8 +247,9 @@ class Judge:
             np.empty((n, F), np.float32),
         )
         _kernel(
-            rows, offset, found.z, x, expected, found.lateness, found.repeats, found.pause, memory, self._level,
-            self._excess, self._shape, self._least, self.threshold, verdicts.score, verdicts.alert, verdicts.phase,
-            verdicts.incident, verdicts.tails, verdicts.trend, verdicts.misfit, np.empty((0, C), np.float32) if values is None else values,
+            rows, offset, found.z, x, expected, found.lateness, found.repeats, found.pause, found.replay, memory,
+            self._level, self._excess, self._shape, self._least, self.threshold, verdicts.score, verdicts.alert,
+            verdicts.phase, verdicts.incident, verdicts.tails, verdicts.trend, verdicts.misfit,
+            np.empty((0, C), np.float32) if values is None else values,
         )  # fmt: skip
         return verdicts

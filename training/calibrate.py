@@ -106,9 +106,10 @@ def calibrate(model: bytes, streams: list[Ticks]) -> tuple[Calibration, dict[str
     channels = [_tail([table[:, c] for table in values], TAIL) for c in range(C)]
     channels[LATE] = _Tail(LATE_EXCESS, LATE_EXCESS, 0.0)
     calibration = _settled(_calibration([*channels, TYPICAL_EVIDENCE]), seen)
-    surprises = [s.judged(calibration)[0].tails.max(axis=1) for s in seen]
-    evidence = _tail([e[_settled_from(e) :] for e in surprises], EVIDENCE_TAIL)
-    calibration = _with_evidence(calibration, evidence)
+    for _ in range(2):  # what the judge takes for strange, and learns little from, hangs on the evidence's tail itself
+        surprises = [s.judged(calibration)[0].tails.max(axis=1) for s in seen]
+        evidence = _tail([e[_settled_from(e) :] for e in surprises], EVIDENCE_TAIL)
+        calibration = _with_evidence(calibration, evidence)
     return calibration, _thresholds([s.judged(calibration)[0].score for s in seen])
 
 

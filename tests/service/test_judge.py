@@ -50,7 +50,7 @@ def judged(
     n = len(z)
     blank = np.zeros((n, F), np.float32)
     late = np.zeros(n, np.float32) if lateness is None else lateness
-    found = Features(z, blank, blank, blank, late, *np.zeros((2, n), np.float32))
+    found = Features(z, blank, blank, blank, late, *np.zeros((3, n), np.float32))
     table = np.zeros(1, MEMORY) if memory is None else memory
     offset = np.arange(first_offset, first_offset + n)
     x = np.clip(np.nan_to_num(z), -CLIP, CLIP).astype(np.float32)
@@ -160,7 +160,7 @@ def test_any_split_into_batches_gives_the_same_bits(cuts: list[int]) -> None:
 def test_a_higher_threshold_never_raises_the_number_of_incidents_by_more_than_adaptation_does() -> None:
     z = noise(30_000) * np.float32(1.0)
     blank = np.zeros_like(z)
-    found = Features(z, blank, blank, blank, *np.zeros((3, len(z)), np.float32))
+    found = Features(z, blank, blank, blank, *np.zeros((4, len(z)), np.float32))
     opened = []
     for threshold in (2.5, 3.0, 4.0):
         verdicts = Judge(CALIBRATION, threshold).judge(
