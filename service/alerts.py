@@ -17,7 +17,7 @@ from service.logs import Output
 from service.scorer import Scored
 from service.ticks import NO_SEQ, NUMBERS
 
-CONTRIBUTIONS = (*FEATURES, "lateness", "repeats")
+CONTRIBUTIONS = (*FEATURES, "lateness", "repeats", "replay")
 MOST_REASONS = 3
 
 
@@ -162,6 +162,11 @@ def reasons(scored: Scored, i: int) -> list[Reason]:
             often = 1.0 - 1.0 / (1.0 + float(found.repeats[i]))
             text = f"came before with the same time, as {often:.0%} of the last ticks did"
             result.append(Reason(name, score, often, 0.0, text))
+        elif name == "replay":
+            again = float(found.replay[i])
+            result.append(
+                Reason(name, score, again, 0.0, "the last ticks came before, in the same order, at another time")
+            )
         else:
             result.append(_feature_reason(scored, i, c, score))
     return result

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from service.ticks import NUMBERS, Ticks
 
-FEATURE_SET = "tick-16-b"  # changes whenever a feature or the memory below changes meaning
+FEATURE_SET = "tick-16-c"  # changes whenever a feature or the memory below changes meaning
 FEATURES = (
     "return",  # asinh of the price change over its EW volatility
     "mid_return",  # the same for the middle of the quote
@@ -40,6 +40,7 @@ RETURN, MID_RETURN, SPIKE, MOMENTUM, VOLATILITY, GAP, RATE, SIZE = range(8)
 SIZE_RUN, SPREAD, CROSSED, DEVIATION, DRIFT, PRICE_RUN, QUOTE_RUN, ALTERNATION = range(8, F)
 
 SAME_TIME = 8  # ticks of one time that a repetition can be told from; where more share a time, sequence numbers tell
+PASSAGES = 256  # on record of a stream
 CLIP = 5.0  # standard deviations that the autoencoder may see
 MEMORY = np.dtype(
     [
@@ -63,12 +64,17 @@ MEMORY = np.dtype(
         ("drift", "f4"),
         ("gap", "f4"),  # EW mean inter-arrival in microseconds, slow
         ("fast_gap", "f4"),
+        ("usual_gap", "f4"),  # slower still, what a pause is measured by
         ("alternation", "f4"),
         ("sign", "f4"),  # of the last price move
         ("price_run", "f4"),
         ("quote_run", "f4"),
         ("size_run", "f4"),
         ("repeats", "f4"),  # EW share of ticks that repeat one of the same time
+        ("replay", "f4"),  # passages that came again, lately
+        ("mark", "u8"),  # fingerprint of the last tick, and of the last eight that differ from the one before
+        ("passage", "u8"),
+        ("passages", "u2", (PASSAGES,)),  # every sixteenth that came, until another one takes its place
         ("mean", "f4", (F,)),  # EW mean and variance of each feature, for its standardisation
         ("var", "f4", (F,)),
     ],
@@ -94,8 +100,9 @@ class Features:
     `z` float32 [N, F] in standard deviations of the stream so far, NaN where the feed has no such thing; `observed`, `mean`
     and `std` float32 [N, F] are the feature itself and what it was standardised by. `lateness` float32 [N] is log
     microseconds behind the stream's newest tick, 0 for a tick in order. `repeats` float32 [N] is, for a tick that came before
-    with the same time, the EW odds of such ticks over the last ~16, else 0. Late and repeated ticks have no features and
-    are not folded into the stream's state.
+    with the same time, the EW odds of such ticks over the last ~16, else 0. `pause` float32 [N] is the time since the last tick
+    in the stream's usual gaps, `replay` float32 [N] how many passages of eight ticks came again lately. Late and repeated ticks
+    have no features, pause or replay, and are not folded into the stream's state.
     """
 
     z: NDArray[np.float32]
@@ -104,6 +111,8 @@ class Features:
     std: NDArray[np.float32]
     lateness: NDArray[np.float32]
     repeats: NDArray[np.float32]
+    pause: NDArray[np.float32]
+    replay: NDArray[np.float32]
 
     @property
     def folded(self) -> NDArray[np.bool_]:
@@ -146,6 +155,24 @@ def _repeated(m, seq, mark):  # type: ignore[no-untyped-def]
     return (m.prints[: min(m.same_time, SAME_TIME)] == mark).any()
 
 
+@numba.njit(cache=True, inline="always")
+def _known(m, mark):  # type: ignore[no-untyped-def]
+    """1 if the last eight different ticks, in their order, are a passage on record, else 0; one passage in 16 is recorded.
+
+    Which ones, their content decides, so that the same are chosen when they come again, as in content-defined chunking (gear
+    hash: Xia et al. 2016, "FastCDC"): what is eight ticks back has been shifted out of the sum.
+    """
+    m.passage = (m.passage << np.uint64(8)) + (mark >> np.uint64(32))
+    mixed = m.passage * np.uint64(0x9E3779B97F4A7C15)
+    if mixed >> np.uint64(60) != np.uint64(0):
+        return 0.0
+    place = (mixed >> np.uint64(52)) & np.uint64(PASSAGES - 1)
+    tag = np.uint16(mixed >> np.uint64(36))
+    known = m.passages[place] == tag
+    m.passages[place] = tag
+    return 1.0 if known else 0.0
+
+
 @numba.njit(cache=True)
 def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recursion, read top to bottom)
     rows,
@@ -165,6 +192,8 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
     std,
     lateness,
     repeats,
+    pause,
+    replay,
 ):
     f = np.empty(F)
     for i in range(rows.shape[0]):
@@ -173,6 +202,8 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
         elapsed = 0.0 if first else (ts[i] - m.ts) / 1e3  # microseconds
         lateness[i] = math.log1p(-elapsed) if elapsed < 0.0 else 0.0
         repeats[i] = 0.0
+        pause[i] = np.nan
+        replay[i] = np.nan
         mark = np.uint64(14695981039346656037)  # FNV-1a
         for j in range(prints.shape[0]):
             mark = (mark ^ prints[j, i]) * np.uint64(1099511628211)
@@ -193,6 +224,11 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
         m.prints[m.same_time % SAME_TIME] = mark
         m.same_time += 1
         m.seq = seq[i]
+        m.replay = 7 / 8 * m.replay if m.replay > 1e-3 else 0.0
+        if mark != m.mark:
+            m.mark = mark
+            m.replay += _known(m, mark)
+        replay[i] = m.replay
         quoted = not (math.isnan(bid[i]) or math.isnan(ask[i]))
         traded = size[i] > 0.0
         young = 1.0 / (m.seen + 1.0)  # averages start as plain means
@@ -229,6 +265,9 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
             f[GAP] = math.log1p(elapsed)
             m.gap += max(young, 1 / 500) * (min(elapsed, 20.0 * m.gap + 1.0 if m.seen > 8 else elapsed) - m.gap)
             m.fast_gap += max(young, 1 / 20) * (min(elapsed, 20.0 * m.gap + 1.0) - m.fast_gap)
+            pause[i] = elapsed / (m.usual_gap + 1.0)
+            capped = min(elapsed, 20.0 * m.usual_gap + 1.0) if m.seen > 8 else elapsed
+            m.usual_gap += max(young, 1 / 5000) * (capped - m.usual_gap)
             f[RATE] = math.log((m.gap + 1.0) / (m.fast_gap + 1.0))
 
         if traded:
@@ -286,13 +325,13 @@ def features(ticks: Ticks, rows: NDArray[np.int64], memory: NDArray[np.void], pr
     """Features of `ticks`, whose streams' memory stands at `rows` int64 [N] of `memory` (MEMORY [R], changed in place)."""
     shape = (len(ticks), F)
     z, observed, mean, std = (np.empty(shape, np.float32) for _ in range(4))
-    lateness, repeats = (np.empty(len(ticks), np.float32) for _ in range(2))
+    lateness, repeats, pause, replay = (np.empty(len(ticks), np.float32) for _ in range(4))
     prints = np.array([np.ascontiguousarray(getattr(ticks, name)).view(np.uint64) for name in NUMBERS])
     _kernel(
         rows, ticks.ts, ticks.seq, ticks.price, ticks.size, ticks.bid, ticks.ask, prints, memory, prior.mean, prior.std,
-        z, observed, mean, std, lateness, repeats,
+        z, observed, mean, std, lateness, repeats, pause, replay,
     )  # fmt: skip
-    return Features(z, observed, mean, std, lateness, repeats)
+    return Features(z, observed, mean, std, lateness, repeats, pause, replay)
 
 
 def offline(ticks: Ticks, prior: Prior = NO_PRIOR) -> NDArray[np.float32]:

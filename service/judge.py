@@ -1,12 +1,13 @@
 """Turns reconstruction errors and features into one calibrated score per tick and a decision: one compiled recursion.
 
-Every feature has three channels: its size (something sudden), its EW mean (its trend), and the EW mean of how far the
-autoencoder's reconstruction misses it (its misfit). Lateness and repetition are two more. Every channel has a tail model:
+Every feature has three channels: its size (something sudden; of the gap, its length in usual gaps), its EW mean (its
+trend), and the EW mean of how far the autoencoder's reconstruction misses it (its misfit). Lateness, repetition and replay
+are three more. Every channel has a tail model:
 a threshold u that tracks the channel's 98 % quantile and a mean excess over it, the peaks-over-threshold method with a
 generalised Pareto tail (Siffer et al. 2017, "Anomaly Detection in Streams with Extreme Value Theory"). Shapes come from
 training; u, the mean excess and the share of values above u start there and go on adapting to each stream. The
-largest channel is the tick's evidence; the evidence has such a tail model of its own, so that the score is -log10 of a
-tail probability of *this* stream.
+largest channel is the tick's evidence. Its tail model, which makes it a score, is the same for all streams: the channels
+have adapted already, and one that followed the evidence too would learn from faults to expect them.
 """
 
 from __future__ import annotations
@@ -19,19 +20,21 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from service.features import CROSSED, FEATURES, F, Features
+from service.features import CROSSED, FEATURES, GAP, F, Features
 
 SPEED = 1 / 16  # of the EW means
 TREND, MISFIT = F, 2 * F  # first channel of either; before them the sizes of the features
 LATE = 3 * F
 REPEATS = LATE + 1
-C = REPEATS + 1
+REPLAY = REPEATS + 1
+C = REPLAY + 1
 CHANNELS = (
     *FEATURES,
     *(f"{name}_trend" for name in FEATURES),
     *(f"{name}_misfit" for name in FEATURES),
     "lateness",
     "repeats",
+    "replay",
 )
 
 TAIL = 0.02  # share of a channel's values that is modelled as its tail
@@ -39,6 +42,7 @@ EVIDENCE_TAIL = 0.01
 FIRST = 64  # ticks of a new stream that teach the judge nothing: its features are still finding their means
 STRANGE = 3.0  # score from which the QUIET ticks after one teach little: an anomaly must not become normal
 LITTLE = 0.02
+YOUNG = 5_000.0  # ticks of a new stream over which strange ones teach too, less and less: its tails are still those of others
 PRIOR_TICKS = 500.0  # weight, in ticks, of the calibration's share of values above the level
 PRIOR_EXCESSES = 100.0  # weight, in values above the level, of the calibration's mean excess
 LEVEL_TICKS = (400.0, 50_000)  # memory of a level: a new stream's, and an old one's, in ticks
@@ -54,9 +58,9 @@ PHASES = ("none", "opened", "updated")
 
 MEMORY = np.dtype(
     [
-        ("level", "f4", (C + 1,)),  # u of every channel, and of the evidence
-        ("excess", "f4", (C + 1,)),  # mean excess over u
-        ("over", "f4", (C + 1,)),  # values above u so far
+        ("level", "f4", (C,)),  # u of every channel
+        ("excess", "f4", (C,)),  # mean excess over u
+        ("over", "f4", (C,)),  # values above u so far
         ("trend", "f4", (F,)),  # EW means of the features, and of how far the reconstruction misses them
         ("misfit", "f4", (F,)),
         ("peak", "f4"),  # highest score of the open incident
@@ -71,7 +75,7 @@ MEMORY = np.dtype(
 
 
 class Calibration(msgspec.Struct, frozen=True):
-    """Where each tail model starts: level, mean excess and shape of every channel and, last, of the evidence [C + 1]."""
+    """Level, mean excess and shape [C + 1]: where the tail models of the channels start and, last, that of the evidence."""
 
     channels: list[str]
     level: list[float]
@@ -100,28 +104,27 @@ class Verdicts:
 
 
 @numba.njit(cache=True, inline="always")
-def _surprise(value, level, excess, shape, over, ticks, tail):  # type: ignore[no-untyped-def]
+def _surprise(value, level, excess, shape, share, tail):  # type: ignore[no-untyped-def]
     """-log10 of the probability to exceed `value`: linear in it up to the level, generalised Pareto beyond.
 
-    The share of values above the level so far is the tail, or less where most values are one and the same, at most twice it.
+    `share` of the values are above the level, of which `tail` were meant to be, at most twice as many.
     """
     if value <= level:
         return -math.log10(2.0 * tail) * max(value, 0.0) / level
-    share = min((over + tail * PRIOR_TICKS) / ticks, 2.0 * tail)
     beyond = (value - level) / (excess * (1.0 - shape))  # a generalised Pareto tail has scale = mean * (1 - shape)
     more = beyond if shape < 1e-6 else math.log1p(shape * beyond) / shape
-    return min(-math.log10(share) + more / math.log(10.0), MAX_SCORE)
+    return min(-math.log10(min(share, 2.0 * tail)) + more / math.log(10.0), MAX_SCORE)
 
 
 @numba.njit(cache=True, inline="always")
-def _adapt(memory, c, value, tail, weight, rate, floor):  # type: ignore[no-untyped-def]
-    """Move one channel's level towards its 1 - tail quantile (Robbins & Monro 1951) and its mean excess towards the truth."""
+def _adapt(memory, c, value, weight, rate, floor):  # type: ignore[no-untyped-def]
+    """Move one channel's level towards its 1 - TAIL quantile (Robbins & Monro 1951) and its mean excess towards the truth."""
     level, excess = memory.level[c], memory.excess[c]
     if value > level:
         memory.over[c] += weight
         beyond = min(value - level, MOST_BEYOND * excess)
         memory.excess[c] = max(excess + weight * (beyond - excess) / (memory.over[c] + PRIOR_EXCESSES), floor)
-        level += rate * excess * (1.0 / tail - 1.0)
+        level += rate * excess * (1.0 / TAIL - 1.0)
     else:
         level -= rate * excess
     memory.level[c] = max(level, floor)
@@ -129,16 +132,15 @@ def _adapt(memory, c, value, tail, weight, rate, floor):  # type: ignore[no-unty
 
 @numba.njit(cache=True)
 def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recursion, read top to bottom)
-    rows, offset, z, x, expected, lateness, repeats, memory, level, excess, shape, least, threshold,
+    rows, offset, z, x, expected, lateness, repeats, pause, replay, memory, level, excess, shape, least, threshold,
     score, alert, phase, incident, tails, trend, misfit, values,
 ):  # fmt: skip
     value = np.empty(C)
     for i in range(rows.shape[0]):
         m = memory[rows[i]]
         if m.seen == 0:
-            for c in range(C + 1):
-                m.level[c] = level[c]
-                m.excess[c] = excess[c]
+            m.level[:] = level[:C]
+            m.excess[:] = excess[:C]
             m.incident = -1
 
         folded = lateness[i] == 0.0 and repeats[i] == 0.0
@@ -153,6 +155,8 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
                 if j != CROSSED:  # quotes cross in bursts, and the first tick of one says it all
                     value[TREND + j] = abs(m.trend[j])
                     value[MISFIT + j] = abs(m.misfit[j])
+            value[GAP] = pause[i]
+            value[REPLAY] = replay[i]
 
         for j in range(F):
             trend[i, j] = m.trend[j]
@@ -165,20 +169,22 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
                 values[i, c] = value[c]
             tails[i, c] = 0.0
             if not math.isnan(value[c]):
-                tails[i, c] = _surprise(value[c], m.level[c], m.excess[c], shape[c], m.over[c], ticks, TAIL)
+                share = (m.over[c] + TAIL * PRIOR_TICKS) / ticks  # less than the tail where most values are the same
+                tails[i, c] = _surprise(value[c], m.level[c], m.excess[c], shape[c], share, TAIL)
             evidence = max(evidence, tails[i, c])
-        final = _surprise(evidence, m.level[C], m.excess[C], shape[C], m.over[C], ticks, EVIDENCE_TAIL)
+        final = _surprise(evidence, level[C], excess[C], shape[C], EVIDENCE_TAIL, EVIDENCE_TAIL)
         final *= min(1.0, (m.seen + 1.0) / WARM_UP)
         score[i] = final
 
         strange = final >= STRANGE
-        weight = 0.0 if m.seen < FIRST else LITTLE if m.strange > 0 or (strange and not folded) else 1.0
+        weight = 0.0 if m.seen < FIRST else 1.0
+        if m.strange > 0 or (strange and not folded):
+            weight *= max(LITTLE, 1.0 - m.seen / YOUNG)
         rate = weight / (min(m.seen, LEVEL_TICKS[1]) + LEVEL_TICKS[0])
         for c in range(C):
             if not math.isnan(value[c]):
-                _adapt(m, c, value[c], TAIL, weight, rate, least[c])
+                _adapt(m, c, value[c], weight, rate, least[c])
         if folded:  # so that ticks that come again change no later score of the others
-            _adapt(m, C, evidence, EVIDENCE_TAIL, weight, rate, least[C])
             m.seen += 1
             m.strange = QUIET if strange else max(m.strange - 1, 0)
 
@@ -241,8 +247,9 @@ class Judge:
             np.empty((n, F), np.float32),
         )
         _kernel(
-            rows, offset, found.z, x, expected, found.lateness, found.repeats, memory, self._level, self._excess,
-            self._shape, self._least, self.threshold, verdicts.score, verdicts.alert, verdicts.phase, verdicts.incident,
-            verdicts.tails, verdicts.trend, verdicts.misfit, np.empty((0, C), np.float32) if values is None else values,
+            rows, offset, found.z, x, expected, found.lateness, found.repeats, found.pause, found.replay, memory,
+            self._level, self._excess, self._shape, self._least, self.threshold, verdicts.score, verdicts.alert,
+            verdicts.phase, verdicts.incident, verdicts.tails, verdicts.trend, verdicts.misfit,
+            np.empty((0, C), np.float32) if values is None else values,
         )  # fmt: skip
         return verdicts

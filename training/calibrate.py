@@ -25,6 +25,7 @@ from training.alarms import false_alarms
 
 SETTLED = 2_000  # ticks of each stream that are left out: its own statistics are still forming
 BUDGETS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
+GROWN = 20_000  # the same where thresholds are measured: until then a stream's tails are partly those of others
 MOST_SHAPE = 0.1  # so that channels stay comparable: those with heavier tails would hardly ever be heard
 MOST_EXCESSES = 20_000  # per stream and fit, so that a long stream does not drown the others
 LATE_EXCESS = 0.7  # clean history holds no late ticks to learn from: e^0.7 us, so that a millisecond is already unusual
@@ -104,10 +105,11 @@ def calibrate(model: bytes, streams: list[Ticks]) -> tuple[Calibration, dict[str
         values.append(table[_settled_from(table) :])
     channels = [_tail([table[:, c] for table in values], TAIL) for c in range(C)]
     channels[LATE] = _Tail(LATE_EXCESS, LATE_EXCESS, 0.0)
-    calibration = _settled(_calibration([*channels, _Tail(1.0, 1.0, 0.0)]), seen)
-    surprises = [s.judged(calibration)[0].tails.max(axis=1) for s in seen]
-    evidence = _tail([e[_settled_from(e) :] for e in surprises], EVIDENCE_TAIL)
-    calibration = _settled(_with_evidence(calibration, evidence), seen)
+    calibration = _settled(_calibration([*channels, TYPICAL_EVIDENCE]), seen)
+    for _ in range(2):  # what the judge takes for strange, and learns little from, hangs on the evidence's tail itself
+        surprises = [s.judged(calibration)[0].tails.max(axis=1) for s in seen]
+        evidence = _tail([e[_settled_from(e) :] for e in surprises], EVIDENCE_TAIL)
+        calibration = _with_evidence(calibration, evidence)
     return calibration, _thresholds([s.judged(calibration)[0].score for s in seen])
 
 
@@ -117,6 +119,9 @@ class _Tail(NamedTuple):
     level: float
     excess: float
     shape: float
+
+
+TYPICAL_EVIDENCE = _Tail(3.0, 1 / math.log(10), 0.0)  # until it is measured: that of exact -log10 probabilities
 
 
 def _settled_from(rows: NDArray[Any]) -> int:
@@ -162,8 +167,8 @@ def _settled(calibration: Calibration, seen: list[_Seen]) -> Calibration:
     final = [s.judged(calibration)[1] for s in seen]
     return msgspec.structs.replace(
         calibration,
-        level=_middle(calibration.level, [m["level"] for m in final]),
-        excess=_middle(calibration.excess, [m["excess"] for m in final]),
+        level=[*_middle(calibration.level[:C], [m["level"] for m in final]), calibration.level[C]],
+        excess=[*_middle(calibration.excess[:C], [m["excess"] for m in final]), calibration.excess[C]],
     )
 
 
@@ -176,10 +181,13 @@ def _middle(start: list[float], ends: list[NDArray[np.float32]]) -> list[float]:
 
 
 def _thresholds(scores: list[NDArray[np.float64]]) -> dict[str, float]:
-    """For each budget the threshold at which the streams, each counting the same, show that many false alarms."""
-    settled = [s[_settled_from(s) :] for s in scores]
+    """For each budget the threshold at which the streams show that many false alarms, in the geometric mean.
+
+    So that the promise is off by the same factor above and below: the plain mean is that of the few worst streams.
+    """
+    settled = [s[min(GROWN, len(s) // 4) :] for s in scores]
     grid = np.linspace(1.5, 14.0, 251)
-    rates = [np.mean([false_alarms(s >= t, np.ones(len(s), np.bool_)) for s in settled]) for t in grid]
-    log_rates = np.log(np.maximum(rates, 1e-2))
+    rates = [[false_alarms(s >= t, np.ones(len(s), np.bool_)) for s in settled] for t in grid]
+    log_rates = np.log(np.maximum(rates, 0.5)).mean(axis=1)
     log_rates = np.minimum.accumulate(log_rates)  # cool-down can make a lower threshold count less
     return {f"{b:g}": float(np.interp(-math.log(b), -log_rates, grid)) for b in BUDGETS}

@@ -9,7 +9,17 @@ from datetime import datetime
 import numpy as np
 import pytest
 
-from service.alerts import CONTRIBUTIONS, MOST_REASONS, Alert, alerts, cloud_event, contributions, duration, iso_time
+from service.alerts import (
+    CONTRIBUTIONS,
+    MOST_REASONS,
+    Alert,
+    alerts,
+    cloud_event,
+    contributions,
+    duration,
+    iso_time,
+    reasons,
+)
 from service.autoencoder import load
 from service.judge import C
 from service.scorer import Scorer
@@ -68,9 +78,18 @@ def test_a_tick_that_comes_again_and_again_is_told_as_such() -> None:
     assert "came before" in first.reasons[0].text
 
 
+def test_a_replayed_block_is_told_as_such() -> None:
+    block = np.r_[:AT, AT - 200 : AT - 100, AT : len(CALM) - 100]
+    replayed = replace(CALM.take(block), offset=CALM.offset, ts=CALM.ts)
+    scored = Scorer(MODEL, 20).score(replayed)
+    told = [r.text for i in range(AT, AT + 100) for r in reasons(scored, i) if r.feature == "replay"]
+    assert told
+    assert all("came before, in the same order" in text for text in told)
+
+
 def test_what_lasts_is_told_with_what_was_expected() -> None:
     wide = CALM.ask.copy()
-    wide[AT - 30 :] += 6.0
+    wide[AT - 30 :] += 0.2
     scorer = Scorer(MODEL, 20)
     found = alerts(scorer.score(replace(CALM, ask=wide)), "ticks", MODEL.id, scorer.threshold)
     assert any("lately spread" in r.text for a in found for r in a.reasons)

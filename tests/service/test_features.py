@@ -24,7 +24,8 @@ def run(ticks: Ticks, memory: NDArray[np.void] | None = None) -> Features:
 
 def same(a: Features, b: Features) -> bool:
     return all(
-        np.array_equal(getattr(a, n), getattr(b, n), equal_nan=True) for n in ("z", "observed", "lateness", "repeats")
+        np.array_equal(getattr(a, n), getattr(b, n), equal_nan=True)
+        for n in ("z", "observed", "lateness", "repeats", "pause", "replay")
     )
 
 
@@ -86,6 +87,33 @@ def test_a_late_tick_is_measured_and_moves_nothing() -> None:
     without = run(ONE.take(rest))
     assert np.array_equal(found.z[rest], without.z, equal_nan=True)
     assert len(offline(replace(ONE, ts=late))) == len(ONE) - 1
+
+
+def test_a_pause_is_measured_in_usual_gaps_and_a_long_one_hardly_changes_what_is_usual() -> None:
+    at, silence = 2000, 3600 * 10**9
+    ts = ONE.ts.copy()
+    ts[at:] += silence
+    found, calm = run(replace(ONE, ts=ts)), run(ONE)
+    usual = np.diff(ONE.ts[:at]).mean()
+    assert found.pause[at] == pytest.approx(silence / usual, rel=0.2)
+    assert found.pause[at + 200 :] == pytest.approx(calm.pause[at + 200 :], rel=0.05)
+
+
+@pytest.mark.parametrize("lag", [100, 1000])
+def test_a_block_of_ticks_that_comes_again_at_another_time_is_a_replay(lag: int) -> None:
+    at, block = 2000, 80
+    order = np.r_[:at, at - lag : at - lag + block, at : len(ONE)]
+    ts = ONE.ts[0] + 10**9 * np.arange(len(order))
+    found = run(replace(ONE.take(order), ts=ts))
+    during = slice(at, at + block)
+    assert found.replay[during].max() >= 1
+    assert np.delete(found.replay, np.arange(at, at + block + 64)).max() < 1
+    assert positions(found) == []
+
+
+def test_a_feed_that_stands_still_is_no_replay() -> None:
+    still = ONE.take(np.zeros(2000, np.intp))
+    assert run(replace(still, ts=ONE.ts[0] + 10**9 * np.arange(2000))).replay.max() == 0
 
 
 def positions(found: Features) -> list[int]:

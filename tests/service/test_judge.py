@@ -30,8 +30,8 @@ from service.judge import (
 THRESHOLD = 3.7
 CALIBRATION = Calibration(
     list(CHANNELS),
-    level=[2.3] * C + [3.0],  # 98 % quantile of |N(0, 1)|; of the largest of many
-    excess=[0.4] * C + [0.4],
+    level=[2.3] * C + [3.3],  # 98 % quantile of |N(0, 1)|; 99 % quantile of the evidence that such noise gives
+    excess=[0.4] * C + [0.2],
     shape=[0.05] * (C + 1),
 )
 
@@ -50,7 +50,7 @@ def judged(
     n = len(z)
     blank = np.zeros((n, F), np.float32)
     late = np.zeros(n, np.float32) if lateness is None else lateness
-    found = Features(z, blank, blank, blank, late, np.zeros(n, np.float32))
+    found = Features(z, blank, blank, blank, late, *np.zeros((3, n), np.float32))
     table = np.zeros(1, MEMORY) if memory is None else memory
     offset = np.arange(first_offset, first_offset + n)
     x = np.clip(np.nan_to_num(z), -CLIP, CLIP).astype(np.float32)
@@ -67,6 +67,11 @@ def test_the_score_is_about_minus_log10_of_the_share_of_ticks_that_exceed_it() -
 def test_a_stream_ten_times_as_wild_ends_with_about_the_same_share_of_alerts() -> None:
     calm, wild = judged(noise(60_000)).score[30_000:], judged(noise(60_000) * 10).score[30_000:]
     assert abs(math.log10((wild >= 2.5).mean() / (calm >= 2.5).mean())) < 0.7
+
+
+def test_a_new_stream_that_is_wilder_than_others_is_learned_within_thousands_of_ticks() -> None:
+    young = judged(noise(15_000) * 10).score[5_000:]
+    assert (young >= THRESHOLD).mean() < 1e-3
 
 
 def test_a_new_stream_does_not_alert_before_it_is_warm() -> None:
@@ -155,7 +160,7 @@ def test_any_split_into_batches_gives_the_same_bits(cuts: list[int]) -> None:
 def test_a_higher_threshold_never_raises_the_number_of_incidents_by_more_than_adaptation_does() -> None:
     z = noise(30_000) * np.float32(1.0)
     blank = np.zeros_like(z)
-    found = Features(z, blank, blank, blank, *np.zeros((2, len(z)), np.float32))
+    found = Features(z, blank, blank, blank, *np.zeros((4, len(z)), np.float32))
     opened = []
     for threshold in (2.5, 3.0, 4.0):
         verdicts = Judge(CALIBRATION, threshold).judge(
