@@ -11,6 +11,7 @@ from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 from service.autoencoder import Model
+from service.drift import Drift
 
 SCORE_BUCKETS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0, 10.0)
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
@@ -46,6 +47,8 @@ class Metrics:
         self.alerts = Counter("tickwatch_alerts", "Alerts made durable, by incident phase", ["phase"], registry=r)
         self.scores = ScoreHistogram()
         r.register(self.scores)
+        self.drift = Drift()
+        r.register(self.drift)
         self.batch_ticks = Histogram(
             "tickwatch_batch_ticks", "Ticks in a batch", buckets=(1, 4, 16, 64, 256, 1024, 4096), registry=r
         )
@@ -92,4 +95,5 @@ class Metrics:
         """Name the model in use, and the false alarms accepted per 100,000 ticks."""
         self.alert_budget.set(alert_budget / 100_000)
         card = model.card
+        self.drift.expect(card.populations)
         self.model.labels(model.id, card.cell, card.hidden, card.bottleneck, card.feature_set).set(1)

@@ -129,6 +129,7 @@ class Worker:
         pending.repeated += int((scored.features.repeats > 0).sum())
         self._on_scored(scored)
         self._metrics.scores.observe(scored.verdicts.score)
+        self._metrics.drift.observe(scored)
         self._metrics.batch_ticks.observe(len(records))
         self._metrics.batch_seconds.observe(self._clock() - began)
 

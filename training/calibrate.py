@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from scipy.stats import genpareto
 
 from service import autoencoder, features, judge
-from service.features import NO_PRIOR, Features, Prior
+from service.card import Population
+from service.features import NO_PRIOR, F, Features, Prior
 from service.judge import CHANNELS, EVIDENCE_TAIL, LATE, TAIL, C, Calibration, Judge, Verdicts
 from service.ticks import Ticks
 from training.alarms import false_alarms
@@ -27,6 +28,9 @@ SETTLED = 2_000  # ticks of each stream that are left out: its own statistics ar
 BUDGETS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
 MOST_SHAPE = 0.1  # so that channels stay comparable: those with heavier tails would hardly ever be heard
 MOST_EXCESSES = 20_000  # per stream and fit, so that a long stream does not drown the others
+DECILES = np.arange(1, 10) / 10
+APART = 0.1  # of two edges: where most values are one and the same, deciles would tell apart what is no different
+MOST_OF_A_STREAM = 20_000  # ticks, so that a long stream does not outweigh the others
 LATE_EXCESS = 0.7  # clean history holds no late ticks to learn from: e^0.7 us, so that a millisecond is already unusual
 
 NEUTRAL = Calibration(list(CHANNELS), [1.0] * (C + 1), [1.0] * (C + 1), [0.0] * (C + 1))
@@ -80,8 +84,16 @@ class _Seen:
         return verdicts, memory[0]
 
 
-def calibrate(model: bytes, streams: list[Ticks]) -> tuple[Calibration, dict[str, float]]:
-    """Tail models, and a threshold per alert budget, for an exported model whose card holds NEUTRAL.
+class Calibrated(NamedTuple):
+    """What calibration adds to a model's card, by the names that it has there."""
+
+    calibration: Calibration
+    thresholds: dict[str, float]
+    populations: tuple[Population, ...]
+
+
+def calibrate(model: bytes, streams: list[Ticks]) -> Calibrated:
+    """Tail models, a threshold per alert budget, and the populations, for an exported model whose card holds NEUTRAL.
 
     `streams` are the ticks of one stream each, in order.
     """
@@ -108,7 +120,28 @@ def calibrate(model: bytes, streams: list[Ticks]) -> tuple[Calibration, dict[str
     surprises = [s.judged(calibration)[0].tails.max(axis=1) for s in seen]
     evidence = _tail([e[_settled_from(e) :] for e in surprises], EVIDENCE_TAIL)
     calibration = _settled(_with_evidence(calibration, evidence), seen)
-    return calibration, _thresholds([s.judged(calibration)[0].score for s in seen])
+    scores = [s.judged(calibration)[0].score for s in seen]
+    columns = [np.column_stack([s.found.z, np.where(s.found.folded, e, np.nan)]) for s, e in zip(seen, scores, strict=True)]
+    return Calibrated(calibration, _thresholds(scores), _populations(columns))
+
+
+def _populations(streams: list[NDArray[np.float64]]) -> tuple[Population, ...]:
+    """How each column of [N, F + 1] is spread over all streams; one without edges where there is too little to tell."""
+    tables = [table[_settled_from(table) :] for table in streams]
+    thinned = [table[:: 1 + len(table) // MOST_OF_A_STREAM] for table in tables]
+    return tuple(_population(np.concatenate([table[:, j] for table in thinned])) for j in range(F + 1))
+
+
+def _population(values: NDArray[np.float64]) -> Population:
+    known = values[~np.isnan(values)]
+    if len(known) < 1000:
+        return Population((), (1.0,))
+    edges: list[float] = []
+    for decile in np.quantile(known, DECILES).tolist():
+        if not edges or decile - edges[-1] >= APART:
+            edges.append(decile)
+    counts = np.bincount(np.searchsorted(edges, known), minlength=len(edges) + 1)
+    return Population(tuple(edges), tuple((counts / len(known)).tolist()))
 
 
 class _Tail(NamedTuple):

@@ -190,6 +190,7 @@ class Desk:
             metrics.ticks.labels("repeated").inc(repeated)
             metrics.ticks.labels("scored").inc(len(scored.ticks) - late - repeated)
             metrics.scores.observe(scored.verdicts.score)
+            metrics.drift.observe(scored)
 
 
 def _take(jobs: deque[Job], most: int) -> list[Job]:

@@ -25,9 +25,8 @@ RandomModel = Callable[[CellKind], tuple[Autoencoder, bytes]]
 
 def calibrated(random_model: RandomModel, streams: list[Ticks]) -> Model:
     network, blank = random_model("gru")
-    calibration, thresholds = calibrate(blank, streams)
     card = autoencoder.parse(blank, autoencoder.find("random")).card
-    finished = msgspec.structs.replace(card, calibration=calibration, thresholds=thresholds)
+    finished = msgspec.structs.replace(card, **calibrate(blank, streams)._asdict())
     return autoencoder.parse(export(network, finished), autoencoder.find("random"))
 
 
