@@ -170,10 +170,14 @@ def _check_card(card: ModelCard) -> None:
     means, stds = card.standardisation.mean, card.standardisation.std
     if len(means) != F or len(stds) != F or not all(map(math.isfinite, means)) or not all(0 < s < 1e9 for s in stds):
         raise _Refused(f"standardisation must hold {F} finite means and {F} positive standard deviations")
-    if len(card.populations) not in (0, F + 1) or not all(map(_is_spread, card.populations)):
-        raise _Refused(f"populations must be none, or {F + 1} of rising edges and shares between them that add up to 1")
     if not card.thresholds or not all(0 < t < 100 for t in card.thresholds.values()):
         raise _Refused("holds no usable thresholds")
+    _check_populations(card.populations)
+
+
+def _check_populations(populations: tuple[Population, ...]) -> None:
+    if len(populations) not in (0, F + 1) or not all(map(_is_spread, populations)):
+        raise _Refused(f"populations must be none, or {F + 1} of rising edges and shares between them that add up to 1")
 
 
 def _is_spread(population: Population) -> bool:

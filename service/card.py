@@ -28,7 +28,7 @@ class Standardisation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Population(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How a number was spread in training: each share lies above the edge before it and not above its own, the last one beyond."""
+    """How a number was spread in training: `shares` of it, each up to its edge, and the last one beyond all of them."""
 
     edges: tuple[float, ...]
     shares: tuple[float, ...]

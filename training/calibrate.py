@@ -121,7 +121,9 @@ def calibrate(model: bytes, streams: list[Ticks]) -> Calibrated:
     evidence = _tail([e[_settled_from(e) :] for e in surprises], EVIDENCE_TAIL)
     calibration = _settled(_with_evidence(calibration, evidence), seen)
     scores = [s.judged(calibration)[0].score for s in seen]
-    columns = [np.column_stack([s.found.z, np.where(s.found.folded, e, np.nan)]) for s, e in zip(seen, scores, strict=True)]
+    columns = [
+        np.column_stack([s.found.z, np.where(s.found.folded, e, np.nan)]) for s, e in zip(seen, scores, strict=True)
+    ]
     return Calibrated(calibration, _thresholds(scores), _populations(columns))
 
 

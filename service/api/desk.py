@@ -65,6 +65,10 @@ class Desk:
         self._gauge.set(self._waiting)
         self._metrics.streams.set(len(self._engine.store.ticks))
 
+    def waiting(self, prefix: str) -> int:
+        """Ticks that wait or are in work, for the tenant with this prefix; all of them without one."""
+        return self._waiting_of[prefix] if prefix else self._waiting
+
     async def settle(self, job: Job, gone: Callable[[], Awaitable[bool]]) -> bytes:
         """The answer to a job. Raises Problem: when there is no room, it failed, its deadline passed, or its client is gone."""
         n = max(1, len(job.ticks))

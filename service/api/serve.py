@@ -20,6 +20,7 @@ from service.api.engine import Engine
 from service.api.feed import Feed
 from service.api.guard import Guard
 from service.api.keys import Keys
+from service.api.live import Live
 from service.api.shell import Shell
 from service.api.store import Store
 from service.api.token import Seal, read_secret
@@ -76,7 +77,13 @@ def _serve(options: Options, keys: Keys, secret: bytes, listening: socket.socket
         server = uvicorn.Server(_config(options, app))
         scheme = "https" if options.tls_cert_file else "http"
         host = f"[{options.host}]" if ":" in options.host else options.host
-        LOG.info("model %s scores at %s://%s:%d/docs", scorer.model.id, scheme, host, listening.getsockname()[1])
+        LOG.info(
+            "model %s scores at %s://%s:%d/docs, and / shows it live",
+            scorer.model.id,
+            scheme,
+            host,
+            listening.getsockname()[1],
+        )
         if options.keys_file is None:
             LOG.warning(
                 "no API keys: only this machine can connect, and everyone on it may do everything (--keys-file)"
@@ -107,7 +114,9 @@ def application(
     engine = Engine(scorer, store, seal, options.limits.streams_per_key, clock)
     desk = Desk(engine, metrics, options.linger_ms, options.queue_ticks)
     models = ModelsAnswer([_describe(scorer, options.alert_budget)])
-    parts = Parts(desk, store, seal, keys, Feed(store), metrics, models, options.limits, clock, leaving)
+    live = Live(store, scorer, metrics.drift.psi, desk.waiting, lambda: desk.healthy)
+    engine.on_kept = live.keep
+    parts = Parts(desk, store, seal, keys, Feed(store), live, metrics, models, options.limits, clock, leaving)
     return Shell(build(parts), metrics, only_local=options.keys_file is None, secure=options.tls_cert_file is not None)
 
 

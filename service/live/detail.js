@@ -1,6 +1,8 @@
 // One stream: around an alert, or live. Its ticks are asked for once a second, never sent unasked.
-import { ask, at, make, moment, ms, number, span, time } from "./dom.js";
+import { at, make, moment, ms, number, span, time } from "./dom.js";
 import { chart, colour, framed } from "./charts.js";
+import * as peer from "./peer.js";
+import { ask } from "./wire.js";
 
 const ASK_MS = 1000;
 const ROWS = 50;
@@ -10,6 +12,7 @@ let chosen = null;
 let charts = [];
 let drawn = "";
 let trace = null;
+let theirs = new Map();  // scores of the other model by offset
 let timer = 0;
 
 export const configure = status => { threshold = status.threshold; };
@@ -64,10 +67,12 @@ async function load() {
     if (document.hidden && trace) return;
     const features = (trace?.courses ?? asked.alert?.reasons ?? []).map(it => it.feature).join(",");  // those once chosen stay
     const { partition, offset, stream } = asked;
-    const found = stream === undefined ? await ask("alert.json", { partition, offset, features }) : await ask("stream.json", { name: stream, features });
+    const [path, parameters] = stream === undefined ? ["alert.json", { partition, offset }] : ["stream.json", { name: stream }];
+    const [found, also] = await Promise.all([ask(path, { ...parameters, features }), peer.trace(path, parameters)]);
     if (chosen !== asked) return;
     if (found) {
       trace = found;
+      theirs = new Map(also?.offset.map((o, i) => [o, also.score[i]]));
       draw();
     } else if (!trace) say(stream ? "No tick of this stream is kept in memory; waiting for its next one." : "The ticks around this alert are no longer kept in memory.");
     again = stream !== undefined || (found && found.offset.filter(o => o > offset).length < ENOUGH_AFTER);
@@ -111,9 +116,21 @@ function columns() {
   const over = trace.score.map(score => score >= threshold ? score : null);
   return [
     [x, bid, ask, apart],
-    [x, trace.score, x.map(() => threshold), over],
+    [x, trace.score, x.map(() => threshold), over, ...rival()],
     ...trace.courses.map(course => [x, course.observed, course.expected]),
   ];
+}
+
+/** The other model's scores of the same ticks and its threshold; nothing where there is no other model. */
+function rival() {
+  const other = peer.other();
+  return other ? [trace.offset.map(o => theirs.get(o) ?? null), trace.offset.map(() => other.threshold)] : [];
+}
+
+function scores() {
+  const [mine, other] = peer.names();
+  const own = [dots(mine ?? "score", "score", 3), step("threshold", "alarm", { width: 1, dash: [6, 4] }), dots("over it", "alarm", 7)];
+  return peer.other() ? [...own, dots(other, "expected", 3), step(`threshold of ${other}`, "expected", { width: 1, dash: [2, 4] })] : own;
 }
 
 function draw() {
@@ -122,7 +139,7 @@ function draw() {
   at("follow").hidden = Boolean(chosen.stream);
   at("numbers").hidden = false;
   if (at("numbers").open) table();
-  const shape = trace.courses.map(c => c.feature).join();
+  const shape = [peer.other()?.model, ...trace.courses.map(c => c.feature)].join();
   const data = columns();
   if (shape === drawn) { charts.forEach((it, i) => it.update(data[i])); return; }
   charts.forEach(it => it.remove());
@@ -131,7 +148,7 @@ function draw() {
   const place = title => framed(at("charts"), title);
   charts = [
     chart(place("price with bid and ask"), 190, data[0], [step("bid", "bid"), step("ask", "ask"), dots("price", "price", 4)], { ...shared, values: number }),
-    chart(place("score: 4 is one tick in 10,000; dashed is the threshold"), 110, data[1], [dots("score", "score", 3), step("threshold", "alarm", { width: 1, dash: [6, 4] }), dots("over it", "alarm", 7)],
+    chart(place("score: 4 is one tick in 10,000; dashed is the threshold"), 110, data[1], scores(),
       { ...shared, scales: { y: { range: (_, low, high) => [0, Math.max(high, threshold) * 1.1] } } }),
     ...trace.courses.map((course, i) => chart(place(course.title), 110, data[i + 2], pair(course), { ...shared, ...UNITS[course.feature] })),
   ];
