@@ -38,8 +38,9 @@ class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """What a model is, how its input is standardised, and how its errors become scores.
 
     `thresholds` maps an alert budget (false alarms per 100,000 ticks, as text) to the score above which a tick alerts;
-    `calibration` is where the judge's tails start. `populations` are those of each standardised feature and, last, of the
-    score, by which drift is measured; empty in models of format 1. It holds no clock time: same data, code and seed, same bytes.
+    `calibration` is where the judge's tails start. `populations` are those of each feature before it is standardised and, last,
+    of the score: what drift is measured against; empty in models of format 1. It holds no clock time: same data, code and
+    seed, same bytes.
     """
 
     format: int

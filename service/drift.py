@@ -52,9 +52,9 @@ class Drift(Collector):
         if self._pass > 0 or not self._shares.any():
             return
         step = 1 + n // SAMPLE
-        z, score = scored.features.z[::step], scored.verdicts.score[::step]
-        self._pass = EVERY * len(z)
-        values = np.column_stack([z, np.where(scored.features.folded[::step], score, np.nan)])
+        observed, score = scored.features.observed[::step], scored.verdicts.score[::step]
+        self._pass = EVERY * len(score)
+        values = np.column_stack([observed, np.where(scored.features.folded[::step], score, np.nan)])
         bins = (values[:, :, None] > self._edges).sum(axis=2) + np.arange(len(NAMES)) * SHARES
         found = np.bincount(bins[~np.isnan(values)], minlength=self._counts.size).reshape(self._counts.shape)
         now = self._clock()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import numpy as np
@@ -15,6 +16,15 @@ from service.drift import Drift
 
 SCORE_BUCKETS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0, 10.0)
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+
+TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]([0-9a-f])")
+SAMPLED = 1
+
+
+def exemplar(traceparent: str) -> dict[str, str] | None:
+    """What leads from a measurement to its trace, by a header of https://www.w3.org/TR/trace-context/; None if it is not kept."""
+    found = TRACEPARENT.fullmatch(traceparent)
+    return {"trace_id": found[1]} if found and int(found[2], 16) & SAMPLED else None
 
 
 class ScoreHistogram(Collector):

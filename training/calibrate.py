@@ -29,7 +29,7 @@ BUDGETS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
 MOST_SHAPE = 0.1  # so that channels stay comparable: those with heavier tails would hardly ever be heard
 MOST_EXCESSES = 20_000  # per stream and fit, so that a long stream does not drown the others
 DECILES = np.arange(1, 10) / 10
-APART = 0.1  # of two edges: where most values are one and the same, deciles would tell apart what is no different
+APART = 0.1  # usual deviations between two deciles: those of values that are nearly the same would tell nothing apart
 MOST_OF_A_STREAM = 20_000  # ticks, so that a long stream does not outweigh the others
 LATE_EXCESS = 0.7  # clean history holds no late ticks to learn from: e^0.7 us, so that a millisecond is already unusual
 
@@ -122,25 +122,31 @@ def calibrate(model: bytes, streams: list[Ticks]) -> Calibrated:
     calibration = _settled(_with_evidence(calibration, evidence), seen)
     scores = [s.judged(calibration)[0].score for s in seen]
     columns = [
-        np.column_stack([s.found.z, np.where(s.found.folded, e, np.nan)]) for s, e in zip(seen, scores, strict=True)
+        np.column_stack([s.found.observed, np.where(s.found.folded, score, np.nan)])
+        for s, score in zip(seen, scores, strict=True)
     ]
-    return Calibrated(calibration, _thresholds(scores), _populations(columns))
+    return Calibrated(calibration, _thresholds(scores), _populations(columns, [*scale.std, 1.0]))
 
 
-def _populations(streams: list[NDArray[np.float64]]) -> tuple[Population, ...]:
-    """How each column of [N, F + 1] is spread over all streams; one without edges where there is too little to tell."""
+def _populations(streams: list[NDArray[np.float64]], usual: list[float]) -> tuple[Population, ...]:
+    """How each column of [N, F + 1], whose usual deviations are given, is spread over all streams.
+
+    Features are taken as they are: standardised by a mean that moves, a run length or a price that stands still would
+    wander across an edge beside which most of its values lie.
+    """
     tables = [table[_settled_from(table) :] for table in streams]
     thinned = [table[:: 1 + len(table) // MOST_OF_A_STREAM] for table in tables]
-    return tuple(_population(np.concatenate([table[:, j] for table in thinned])) for j in range(F + 1))
+    return tuple(_population(np.concatenate([t[:, j] for t in thinned]), APART * usual[j]) for j in range(F + 1))
 
 
-def _population(values: NDArray[np.float64]) -> Population:
+def _population(values: NDArray[np.float64], apart: float) -> Population:
+    """The shares between deciles that lie apart; none where there is too little to tell."""
     known = values[~np.isnan(values)]
     if len(known) < 1000:
         return Population((), (1.0,))
     edges: list[float] = []
     for decile in np.quantile(known, DECILES).tolist():
-        if not edges or decile - edges[-1] >= APART:
+        if not edges or decile - edges[-1] >= apart:
             edges.append(decile)
     counts = np.bincount(np.searchsorted(edges, known), minlength=len(edges) + 1)
     return Population(tuple(edges), tuple((counts / len(known)).tolist()))

@@ -64,6 +64,7 @@ class Desk:
         """Bring the gauges up to date."""
         self._gauge.set(self._waiting)
         self._metrics.streams.set(len(self._engine.store.ticks))
+        self._metrics.connected.set(self.healthy)
 
     def waiting(self, prefix: str) -> int:
         """Ticks that wait or are in work, for the tenant with this prefix; all of them without one."""

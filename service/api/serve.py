@@ -14,6 +14,7 @@ from pathlib import Path
 import uvicorn
 from starlette.types import ASGIApp
 
+from service.alerts import Alert
 from service.api.app import Limits, Parts, build
 from service.api.desk import Desk
 from service.api.engine import Engine
@@ -29,7 +30,7 @@ from service.autoencoder import find, load
 from service.errors import TickwatchError
 from service.logs.sqlite import locked
 from service.metrics import Metrics
-from service.scorer import Scorer, warm_up
+from service.scorer import Scored, Scorer, warm_up
 
 LOG = logging.getLogger("tickwatch")
 FILE = "serve.sqlite"
@@ -115,7 +116,13 @@ def application(
     desk = Desk(engine, metrics, options.linger_ms, options.queue_ticks)
     models = ModelsAnswer([_describe(scorer, options.alert_budget)])
     live = Live(store, scorer, metrics.drift.psi, desk.waiting, lambda: desk.healthy)
-    engine.on_kept = live.keep
+
+    def kept(scored: Scored, alerts: list[Alert]) -> None:
+        live.keep(scored, alerts)
+        for alert in alerts:
+            metrics.alerts.labels(alert.phase).inc()
+
+    engine.on_kept = kept
     parts = Parts(desk, store, seal, keys, Feed(store), live, metrics, models, options.limits, clock, leaving)
     return Shell(build(parts), metrics, only_local=options.keys_file is None, secure=options.tls_cert_file is not None)
 

@@ -10,7 +10,7 @@ from prometheus_client import Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.problems import Problem, respond
-from service.metrics import SECONDS, Metrics
+from service.metrics import SECONDS, Metrics, exemplar
 
 LOG = logging.getLogger("tickwatch")
 HEADERS = {
@@ -69,13 +69,18 @@ class Shell:
         finally:
             route = getattr(inner.get("route"), "path", "none")
             self._requests.labels(route, status).inc()
-            self._seconds.labels(route).observe(time.perf_counter() - began)
+            self._seconds.labels(route).observe(time.perf_counter() - began, exemplar(_header(scope, b"traceparent")))
 
     def _is_local(self, scope: Scope) -> bool:
-        hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
-        host = hosts[0] if len(hosts) == 1 else ""
+        host = _header(scope, b"host")
         name, colon, port = host.rpartition(":")
         return (name if colon and port.isdigit() else host).lower() in LOCAL
+
+
+def _header(scope: Scope, wanted: bytes) -> str:
+    """What a header says; nothing if it is not there, or more than once."""
+    values = [value for name, value in scope["headers"] if name == wanted]
+    return values[0].decode("latin-1") if len(values) == 1 else ""
 
 
 def _misdirected() -> Problem:
