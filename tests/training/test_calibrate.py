@@ -66,7 +66,7 @@ def test_the_ticks_that_calibrated_show_no_drift_and_those_of_another_market_do(
     model = calibrated(random_model, streams)
     assert [len(p.shares) - len(p.edges) for p in model.card.populations] == [1] * len(NAMES)
     calm = streams[0]
-    wild = replace(calm, ask=calm.ask + np.where(np.arange(12_000) % 4, 0.0, 0.05))
+    wild = replace(calm, ask=calm.ask + np.where(np.arange(12_000) % 4, 0.0, 0.5))
     indices = []
     for market in (calm, wild):
         drift, scorer = Drift(lambda: 0.0), Scorer(model, 20.0)
