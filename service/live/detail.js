@@ -75,7 +75,7 @@ async function load() {
       theirs = new Map(also?.offset.map((o, i) => [o, also.score[i]]));
       draw();
     } else if (!trace) say(stream ? "No tick of this stream is kept in memory; waiting for its next one." : "The ticks around this alert are no longer kept in memory.");
-    again = stream !== undefined || (found && found.offset.filter(o => o > offset).length < ENOUGH_AFTER);
+    again = stream !== undefined || peer.awaited() || (found && found.offset.filter(o => o > offset).length < ENOUGH_AFTER);
   } catch (error) {
     if (chosen === asked) say(`This did not load (${error.message}); trying again.`);
   } finally {
@@ -113,24 +113,24 @@ function columns() {
   const x = trace.time_ms.map(t => t / 1e3);
   const { price, bid, ask, size } = trace;  // of quote updates only a price outside the quote tells anything new
   const apart = price.map((p, i) => size[i] > 0 || bid[i] === null || ask[i] === null || p < bid[i] || p > ask[i] ? p : null);
-  const over = trace.score.map(score => score >= threshold ? score : null);
   return [
     [x, bid, ask, apart],
-    [x, trace.score, x.map(() => threshold), over, ...rival()],
+    ...models().map(it => [x, it.score, x.map(() => it.threshold), it.score.map(score => score >= it.threshold ? score : null)]),
     ...trace.courses.map(course => [x, course.observed, course.expected]),
   ];
 }
 
-/** The other model's scores of the same ticks and its threshold; nothing where there is no other model. */
-function rival() {
+/** The models whose scores are drawn: this worker's, and the one it is compared with if there is one. */
+function models() {
+  const own = { of: "", threshold, score: trace.score };
   const other = peer.other();
-  return other ? [trace.offset.map(o => theirs.get(o) ?? null), trace.offset.map(() => other.threshold)] : [];
+  return other ? [own, { of: ` of ${other.model}`, threshold: other.threshold, score: trace.offset.map(o => theirs.get(o) ?? null) }] : [own];
 }
 
-function scores() {
-  const [mine, other] = peer.names();
-  const own = [dots(mine ?? "score", "score", 3), step("threshold", "alarm", { width: 1, dash: [6, 4] }), dots("over it", "alarm", 7)];
-  return peer.other() ? [...own, dots(other, "expected", 3), step(`threshold of ${other}`, "expected", { width: 1, dash: [2, 4] })] : own;
+function scores({ of, threshold: over }, data) {
+  return chart(framed(at("charts"), `score${of}: 4 is one tick in 10,000; dashed is the threshold`), 110, data,
+    [dots("score", "score", 3), step("threshold", "alarm", { width: 1, dash: [6, 4] }), dots("over it", "alarm", 7)],
+    { sync: "stream", marks, scales: { y: { range: (_, low, high) => [0, Math.max(high, over) * 1.1] } } });
 }
 
 function draw() {
@@ -148,9 +148,8 @@ function draw() {
   const place = title => framed(at("charts"), title);
   charts = [
     chart(place("price with bid and ask"), 190, data[0], [step("bid", "bid"), step("ask", "ask"), dots("price", "price", 4)], { ...shared, values: number }),
-    chart(place("score: 4 is one tick in 10,000; dashed is the threshold"), 110, data[1], scores(),
-      { ...shared, scales: { y: { range: (_, low, high) => [0, Math.max(high, threshold) * 1.1] } } }),
-    ...trace.courses.map((course, i) => chart(place(course.title), 110, data[i + 2], pair(course), { ...shared, ...UNITS[course.feature] })),
+    ...models().map((it, i) => scores(it, data[1 + i])),
+    ...trace.courses.map((course, i) => chart(place(course.title), 110, data[data.length - trace.courses.length + i], pair(course), { ...shared, ...UNITS[course.feature] })),
   ];
   drawn = shape;
 }

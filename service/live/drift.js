@@ -16,9 +16,9 @@ export function drift(told) {
   at("drifted").textContent = known.length ? summary(known) : "not known: too few ticks yet, or a model without the populations of its training";
   at("shifts").replaceChildren(...known.map(([name, psi]) => {
     const line = make("li", word(psi));
-    const bar = make("meter");
-    Object.assign(bar, { min: 0, max: FULL, value: Math.min(psi, FULL) });
-    bar.setAttribute("aria-hidden", "true");
+    const bar = make("span", "level");
+    bar.append(make("span"));
+    bar.firstChild.style.width = `${Math.min(psi / FULL, 1) * 100}%`;
     line.append(make("span", "name", name.replace("_", " ")), bar, make("span", "value", psi.toFixed(2)), make("span", "word", word(psi)));
     return line;
   }));

@@ -3,19 +3,21 @@ import { at, make, time } from "./dom.js";
 import { ask } from "./wire.js";
 
 const ASK_MS = 2000;
+let there = false;
 let compared = null;
 let status = null;
 let timer = 0;
 let choose;
 
 export const other = () => compared?.status;
-export const names = () => [status?.model, compared?.status.model];
+export const awaited = () => there && !compared;
 export const configure = mine => { status = mine; };
 
 /** Their ticks of what is shown, null where there is no other worker or it keeps none. */
-export const trace = (path, parameters) => compared ? ask(`peer/${path}`, parameters).catch(() => null) : null;
+export const trace = (path, parameters) => there ? ask(`peer/${path}`, parameters).catch(() => null) : null;
 
-export function watch(there, chosen) {
+export function watch(configured, chosen) {
+  there = configured;
   choose = chosen;
   clearTimeout(timer);
   at("peer").hidden = !there;
@@ -41,12 +43,12 @@ function draw() {
   at("agreement").textContent = all ? `Of ${all} recent ${all === 1 ? "incident" : "incidents"} both saw ${both}.` : "No incident that both could have seen yet.";
   at("models").replaceChildren(...[[status, ours], [compared.status, theirs]].map(([it, alone]) => row(
     it.model, it.threshold.toFixed(2), it.ticks.toLocaleString("en"), it.ticks ? (it.alerts / it.ticks * 1e5).toFixed(1) : "–", alone)));
-  [at("ours").textContent, at("theirs").textContent] = names();
+  [at("ours").textContent, at("theirs").textContent] = [status.model, compared.status.model];
   if (at("incidents").contains(document.activeElement)) return;  // nothing moves under a key
   at("incidents").replaceChildren(...incidents.map(it => {
     const link = make("button", "", it.stream);
     link.addEventListener("click", () => choose(it));
-    const score = value => value === null ? "–" : value.toFixed(1);
+    const score = value => value === null ? "not seen" : value.toFixed(1);
     return row(time(it.ts / 1e6), link, score(it.ours), score(it.theirs));
   }));
 }
