@@ -109,16 +109,17 @@ def compared(status: Status, ours: Sequence[Alert], theirs: Sequence[Alert]) -> 
 
 
 def _spans(alerts: Sequence[Alert], since: int) -> dict[str, list[_Span]]:
-    """The incidents by stream, of alerts from `since` on."""
+    """The incidents by stream that lasted until `since` at least."""
     spans: dict[str, _Span] = {}
-    for alert in sorted((a for a in alerts if a.ts >= since), key=lambda a: a.ts):
+    for alert in sorted(alerts, key=lambda a: a.ts):
         span = spans.setdefault(alert.incident, _Span(alert.ts, alert.ts, alert))
         span.last = alert.ts
         if alert.score > span.peak.score:
             span.peak = alert
     found: dict[str, list[_Span]] = defaultdict(list)
     for span in spans.values():
-        found[span.peak.stream].append(span)
+        if span.last >= since - APART_NS:
+            found[span.peak.stream].append(span)
     return found
 
 
