@@ -102,7 +102,7 @@ class Page:
 
     def _status(self, request: Request) -> Response:
         view = self._view(request)
-        return _json({"status": view.report(0).status, "alerts": view.alerts(0, ALERTS)[1]})
+        return _json({"status": view.report(MOST_HOT).status, "alerts": view.alerts(0, ALERTS)[1]})
 
     def _model(self, request: Request) -> Response:
         return _json(msgspec.Raw(self._view(request).card))

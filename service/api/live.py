@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
 from collections import Counter
@@ -22,6 +23,7 @@ class _Event(msgspec.Struct):
     data: Alert
 
 
+REPORT_SECONDS = 0.9  # pages ask once a second
 _event = msgspec.json.Decoder(_Event)
 
 
@@ -47,6 +49,7 @@ class Live:
         self.began = time.monotonic()
         self.before = dict(store.ticks)  # so that ticks and alerts count from the same moment
         self.alerts: Counter[str] = Counter()  # by stream
+        self._reports: dict[str, tuple[float, Report]] = {}  # by prefix, with when it was made
 
     def keep(self, scored: Scored, alerts: list[Alert]) -> None:
         """Show a batch that is durable now; ticks whose state came with them are their sender's business."""
@@ -57,6 +60,28 @@ class Live:
     def of(self, prefix: str) -> Tenant:
         """What is shown to a key."""
         return Tenant(self, prefix)
+
+    def report(self, prefix: str, hottest: int) -> Report:
+        """How things stand with the streams of a prefix, made anew once a second however many pages are open."""
+        now = time.monotonic()
+        made, report = self._reports.get(prefix, (-math.inf, None))
+        if report is None or now - made >= REPORT_SECONDS:
+            report = self._report(prefix, hottest, now - self.began)
+            self._reports[prefix] = now, report
+        return report
+
+    def _report(self, prefix: str, hottest: int, seconds: float) -> Report:
+        held = {name: n for name, n in list(self.store.ticks.items()) if name.startswith(prefix)}
+        status = msgspec.structs.replace(
+            self.status,
+            ticks=sum(max(0, n - self.before.get(name, 0)) for name, n in held.items()),
+            streams=len(held),
+            alerts=sum(n for name, n in list(self.alerts.items()) if name.startswith(prefix)),
+            lag=self.waiting(prefix),
+            seconds=seconds,
+        )
+        drift = {} if prefix else known(self.drift())  # it is made of all streams
+        return Report(status, self.healthy(), 0.0, self.history.heat(hottest, prefix), drift)
 
 
 @dataclass(frozen=True)
@@ -77,20 +102,8 @@ class Tenant:
         return self.live.card
 
     def report(self, hottest: int) -> Report:
-        """How things stand now, since the process began. Drift is told to whoever may see all streams: it is made of all."""
-        live, prefix = self.live, self.prefix
-        held = {name: n for name, n in list(live.store.ticks.items()) if name.startswith(prefix)}
-        alerts = sum(n for name, n in list(live.alerts.items()) if name.startswith(prefix))
-        status = msgspec.structs.replace(
-            live.status,
-            ticks=sum(max(0, n - live.before.get(name, 0)) for name, n in held.items()),
-            streams=len(held),
-            alerts=alerts,
-            lag=live.waiting(prefix),
-            seconds=time.monotonic() - live.began,
-        )
-        drift = {} if prefix else known(live.drift())
-        return Report(status, live.healthy(), 0.0, live.history.heat(hottest, prefix), drift)
+        """How things stand, counted since the process began; drift is for whoever may see all streams."""
+        return self.live.report(self.prefix, hottest)
 
     def pulses(self) -> list[Pulse]:
         """None is kept: a page draws those of its own time."""

@@ -57,6 +57,9 @@ async function connect() {
 function lock(why) {
   heard = 0;
   listening.abort();
+  feed.add([], true);
+  detail.forget();
+  heat({ stream: [], score: [], active: 0 }, 0, chooseStream);
   document.body.classList.add("locked");
   at("unlock").hidden = false;
   at("forget").hidden = true;
