@@ -222,8 +222,8 @@ def alerts(scored: Scored, topic: str, model_id: str, threshold: float) -> list[
     return result
 
 
-def cloud_event(alert: Alert) -> Output:
-    """The alert as a CloudEvents 1.0 JSON record. Its id is the same on every replay."""
+def cloud_event(alert: Alert, headers: list[tuple[str, bytes]] | None = None) -> Output:
+    """The alert as a CloudEvents 1.0 JSON record. Its id, key and value are the same on every replay; `headers` may differ."""
     event: dict[str, Any] = {
         "specversion": "1.0",
         "id": f"{alert.topic}/{alert.partition}/{alert.offset}/{alert.model}",
@@ -234,4 +234,4 @@ def cloud_event(alert: Alert) -> Output:
         "datacontenttype": "application/json",
         "data": alert,
     }
-    return Output(alert.partition, alert.stream.encode(), msgspec.json.encode(event))
+    return Output(alert.partition, alert.stream.encode(), msgspec.json.encode(event), headers or [])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import time
@@ -15,13 +14,14 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from service import __version__, kernels, settings, signature
+from service import __version__, journal, kernels, settings, signature
 from service.errors import TickwatchError
 from service.stop import Stop
 
 if TYPE_CHECKING:
     from service.connection import KafkaSettings
     from service.logs import DeadLetter
+    from service.tracing import Tracing
 
 app = typer.Typer(
     name="tickwatch",
@@ -116,22 +116,47 @@ def replay(
     """Score files of ticks offline, with the code that serves: one output row per input row, in input order."""
     from service.autoencoder import find, load  # noqa: PLC0415
     from service.files import count_ticks, tick_files  # noqa: PLC0415
+    from service.replay import Origin  # noqa: PLC0415
     from service.replay import replay as score_files  # noqa: PLC0415
     from service.scorer import Scorer  # noqa: PLC0415
 
     paths = [path for file in files for path in tick_files(file)]
     scorer = Scorer(load(find(model)), alert_budget, stream_idle_hours)
     rejects = Rejects()
+    names = [str(path.resolve()) for path in paths]
+    made = Origin(scorer.model.id, str(scorer.model.path.resolve()), alert_budget, stream_idle_hours, names)
     began = time.monotonic()
     with _progress() as bar:
         task = bar.add_task("scoring", total=count_ticks(paths))
         rows, alerts = score_files(
-            paths, scorer, output, explain=explain, progress=lambda n: bar.advance(task, n), rejected=rejects.tell
+            *(paths, scorer, output),
+            explain=explain,
+            progress=lambda n: bar.advance(task, n),
+            rejected=rejects.tell,
+            made=made,
         )
     seconds = time.monotonic() - began
     typer.echo(
         f"wrote {output}: rows={rows} alerts={alerts} rejected={rejects.n} model={scorer.model.id} seconds={seconds:.1f}"
     )
+
+
+@app.command()
+def report(
+    scores: Annotated[Path, typer.Argument(help="Parquet file that `tickwatch replay` wrote.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="HTML file to write.")] = Path("report.html"),
+    ticks: Annotated[
+        list[Path] | None,
+        typer.Option("--ticks", help="File of the replayed ticks, where it is now; again for more, in the same order."),
+    ] = None,
+) -> None:
+    """Show a replay as one HTML file that needs nothing else: scores over time, incidents with reasons, streams by alerts."""
+    from service.report import report as write_report  # noqa: PLC0415
+
+    with _progress() as bar:
+        task = bar.add_task("looking closer", total=None)
+        rows, drawn = write_report(scores, ticks or [], output, lambda n: bar.advance(task, n))
+    typer.echo(f"wrote {output}: rows={rows} drawn={drawn}")
 
 
 @app.command()
@@ -150,6 +175,8 @@ def worker(
     schema_registry: settings.SchemaRegistry = None,
     schema_registry_login_file: settings.SchemaRegistryLoginFile = None,
     fresh: settings.Fresh = False,
+    otlp_endpoint: settings.OtlpEndpoint = None,
+    log_format: settings.LogFormat = "human",
     host: settings.Host = "127.0.0.1",
     port: settings.Port = None,
     compare: settings.Compare = None,
@@ -161,18 +188,18 @@ def worker(
         from service.formats.registry import Registry  # noqa: PLC0415
         from service.station import Scoring  # noqa: PLC0415
 
-        logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
-        logging.getLogger("tickwatch").setLevel(logging.INFO)
-        logging.getLogger("kafka").setLevel(logging.CRITICAL)  # the worker says itself what matters of its errors
+        masked = journal.begin(log_format)
+        connection = reach(kafka)
+        login = _secret("--schema-registry-login-file", schema_registry_login_file)
+        masked.hide(connection.password, login, login.partition(":")[2])
         shared = Scoring(
             model, alert_budget, commit_interval_ms, scores, stream_idle_hours, max_streams, host, port, compare
         )
         registry = None
         if schema_registry is not None:
-            login = _secret("--schema-registry-login-file", schema_registry_login_file)
             registry = Registry(schema_registry, login, kafka.ca_file)
         read = decoder(format, registry, schema)
-        consume(shared, reach(kafka), read, stop, linger_ms=linger_ms, fresh=fresh)
+        consume(shared, connection, read, stop, _tracing(otlp_endpoint), linger_ms=linger_ms, fresh=fresh)
 
 
 @app.command()
@@ -193,20 +220,21 @@ def serve(
     max_body_bytes: settings.MaxBodyBytes = 8 * 2**20,
     max_request_ticks: settings.MaxRequestTicks = 10_000,
     streams_per_key: settings.StreamsPerKey = 100_000,
+    otlp_endpoint: settings.OtlpEndpoint = None,
+    log_format: settings.LogFormat = "human",
 ) -> None:
     """Score ticks over HTTP, with state that the client carries or that is kept here."""
     from service.api.app import Limits  # noqa: PLC0415
     from service.api.serve import Options  # noqa: PLC0415
     from service.api.serve import serve as serve_http  # noqa: PLC0415
 
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
-    logging.getLogger("tickwatch").setLevel(logging.INFO)
+    journal.begin(log_format)
     limits = Limits(max_body_bytes, max_request_ticks, deadline_ms, streams_per_key)
     options = Options(
         *(model, alert_budget, data_dir, fresh, host, port, keys_file, state_key_file, tls_cert_file, tls_key_file),
         *(linger_ms, queue_ticks, limits),
     )
-    serve_http(options)
+    serve_http(options, _tracing(otlp_endpoint))
 
 
 @app.command()
@@ -296,6 +324,19 @@ def reach(kafka: settings.Kafka) -> KafkaSettings:
     )
 
 
+def _tracing(endpoint: str | None) -> Tracing | None:
+    """Where traces go, if anywhere; nothing of OpenTelemetry is loaded unless they do."""
+    if endpoint is None:
+        return None
+    try:
+        from service.tracing import Tracing  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise TickwatchError(
+            f"--otlp-endpoint needs {error.name}, which is not installed: pip install 'tickwatch[traces]'"
+        ) from error
+    return Tracing(endpoint)
+
+
 def _secret(flag: str, file: Path | None) -> str:
     """What the file given with a flag holds, empty if none is given."""
     try:
@@ -325,5 +366,6 @@ def main() -> None:
             words, code = str(error), error.exit_code
         else:
             words, code = f"unexpected {type(error).__name__}: {error} (--debug shows where)", 1
-        errors.print(f"tickwatch: {words}", style="red", markup=False, highlight=False, soft_wrap=True)
+        if not journal.end(words, code):
+            errors.print(f"tickwatch: {words}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(code)

@@ -4,29 +4,47 @@ from __future__ import annotations
 
 import logging
 from threading import Thread
+from typing import TYPE_CHECKING
 
 from service.connection import KafkaSettings
+from service.journal import event
 from service.logs.kafka import KafkaLog
-from service.scorer import warm_up
+from service.scorer import settle, warm_up
 from service.station import Scoring, Station
 from service.stop import Stop
 from service.ticks import Decode
+
+if TYPE_CHECKING:
+    from service.tracing import Tracing
 
 LOG = logging.getLogger("tickwatch")
 POLL_MS = 100
 
 
-def consume(scoring: Scoring, kafka: KafkaSettings, decode: Decode, stop: Stop, *, linger_ms: int, fresh: bool) -> None:
+def consume(
+    scoring: Scoring,
+    kafka: KafkaSettings,
+    decode: Decode,
+    stop: Stop,
+    tracing: Tracing | None,
+    *,
+    linger_ms: int,
+    fresh: bool,
+) -> None:
     """Score the topic's ticks until `stop` is asked for, then commit and leave."""
     scorer = scoring.scorer()
     warming = Thread(target=warm_up, args=(scorer.model,), name="warm-up")
     warming.start()  # a third of a second of loading kernels goes by while Kafka is joined and state restored
     streams = scorer.streams
-    log = KafkaLog(kafka, streams.row_bytes, scorer.layout, streams.packed, linger_ms=linger_ms, fresh=fresh)
-    station = Station(scoring, scorer, log, decode)
+    layout, traced = scorer.layout, tracing is not None
+    log = KafkaLog(kafka, streams.row_bytes, layout, streams.packed, linger_ms=linger_ms, fresh=fresh, traced=traced)
+    checkpoints = None if tracing is None else tracing.checkpoints(kafka.ticks, kafka.group)
+    station = Station(scoring, scorer, log, decode, checkpoints=checkpoints)
     worker = station.worker
     where = f"topic {kafka.ticks} at {kafka.bootstrap_servers}; pages at {station.pages.url}/"
-    LOG.info("model %s reads %s", scorer.model.id, where)
+    started = event("started", model=scorer.model.id, topic=kafka.ticks, group=kafka.group, instance=kafka.instance)
+    LOG.info("model %s reads %s", scorer.model.id, where, extra=started)
+    settle()
     try:
         while not stop.asked:
             station.step(POLL_MS)
@@ -34,4 +52,7 @@ def consume(scoring: Scoring, kafka: KafkaSettings, decode: Decode, stop: Stop, 
     finally:
         log.close()
         station.close()
-    LOG.info("stopped after %d ticks, %d alerts, %d dead letters", worker.ticks, worker.alerts, worker.rejected)
+        if tracing is not None:
+            tracing.close()
+    counts = {"ticks": worker.ticks, "alerts": worker.alerts, "dead_letters": worker.rejected}
+    LOG.info("stopped after %d ticks, %d alerts, %d dead letters", *counts.values(), extra=event("stopped", **counts))

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from service.alerts import CONTRIBUTIONS, contributions
+from service.errors import TickwatchError
 from service.files import read_ticks, whole
 from service.logs import DeadLetter
 from service.scorer import Scored, Scorer
@@ -23,6 +25,34 @@ SCHEMA = pa.schema(
         ("alert", pa.bool_()),
     ]
 )
+ORIGIN = b"tickwatch.replay"
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """What a file of scores was made of and how; kept in its metadata, so that a report can make it again.
+
+    `model` is the model's id and `file` where it lies.
+    """
+
+    model: str
+    file: str
+    alert_budget: float
+    stream_idle_hours: float
+    files: list[str]
+
+
+def origin(scores: Path) -> Origin | None:
+    """What `replay` says of a file that it wrote; None of any other file."""
+    try:
+        told = (pq.read_schema(scores).metadata or {}).get(ORIGIN)
+    except (OSError, pa.ArrowInvalid):
+        return None
+    try:
+        return None if told is None else msgspec.json.decode(told, type=Origin)
+    except msgspec.DecodeError as error:
+        raise TickwatchError(f"{scores}: its metadata {ORIGIN.decode()} is damaged ({error})") from error
+
+
 EXPLAINED = pa.schema([*SCHEMA, *((f"explain_{name}", pa.float32()) for name in CONTRIBUTIONS)])
 
 
@@ -34,13 +64,17 @@ def replay(
     explain: bool,
     progress: Callable[[int], None],
     rejected: Callable[[Path, DeadLetter], None],
+    made: Origin | None = None,
 ) -> tuple[int, int]:
     """Score the files one after another into the Parquet file `output`; returns (rows, alerts).
 
     A row that can't be read has no score and is told to `rejected`. With `explain` there is a column per feature: how
-    improbable that feature alone is, -log10 of a tail probability. Raises TickwatchError when `output` can't be written.
+    improbable that feature alone is, -log10 of a tail probability. `made` is kept beside the scores. Raises TickwatchError
+    when `output` can't be written.
     """
     schema = EXPLAINED if explain else SCHEMA
+    if made is not None:
+        schema = schema.with_metadata({ORIGIN: msgspec.json.encode(made)})
     rows = alerts = 0
     with whole(output) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as writer:
         for path in files:

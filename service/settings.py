@@ -70,6 +70,16 @@ SchemaRegistry = Annotated[
 SchemaRegistryLoginFile = Annotated[
     Path | None, _option("--schema-registry-login-file", "File that holds user:password for the schema registry.")
 ]
+OtlpEndpoint = Annotated[
+    str | None,
+    _option(
+        "--otlp-endpoint",
+        "URL of an OpenTelemetry collector that takes OTLP over HTTP, such as http://localhost:4318; traces go there.",
+    ),
+]
+LogFormat = Annotated[
+    str, _option("--log-format", "How events are logged on stderr, one a line: human, or json for a log collector.")
+]
 Fresh = Annotated[
     bool,
     _option("--fresh", "Give up state that another model or layout has written, instead of refusing to start."),

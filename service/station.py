@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from service.alerts import Alert
 from service.autoencoder import find, load
@@ -16,6 +17,9 @@ from service.scorer import Scorer
 from service.ticks import Decode, decode
 from service.web import Pages
 from service.worker import Worker
+
+if TYPE_CHECKING:
+    from service.tracing import Checkpoints
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class Station:
         log: Log,
         decode: Decode = decode,
         committed: Callable[[list[Alert]], None] = lambda alerts: None,
+        checkpoints: Checkpoints | None = None,
     ) -> None:
         def show(alerts: list[Alert]) -> None:
             self.board.tell(alerts)
@@ -70,6 +75,7 @@ class Station:
             publish_scores=scoring.scores,
             on_commit=show,
             on_scored=self.board.history.add,
+            checkpoints=checkpoints,
         )
 
     def step(self, timeout_ms: int) -> int:

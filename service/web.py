@@ -37,7 +37,9 @@ class Pages:
         self._leaving = False
         page = Page(lambda request: board, lambda: self._leaving, peer=peer)
         app = _app(board, registry, page)
-        self._server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off", access_log=False))
+        self._server = uvicorn.Server(
+            uvicorn.Config(app, log_config=None, log_level="critical", lifespan="off", access_log=False)
+        )
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), name="pages", daemon=True)
         self._thread.start()
 

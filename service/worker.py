@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -14,6 +15,9 @@ from service.logs import Checkpoint, DeadLetter, Log, LogReset, Output, Poll
 from service.metrics import Metrics
 from service.scorer import Scored, Scorer
 from service.ticks import Decode, Ticks, decode
+
+if TYPE_CHECKING:
+    from service.tracing import Checkpoints
 
 
 @dataclass
@@ -35,7 +39,7 @@ class Worker:
 
     A checkpoint is committed every `commit_interval_ms`, or earlier after `commit_ticks`. `on_commit` hears of alerts once they
     are durable, `on_scored` of every batch before that. `decode` reads the log's wire format. `publish_scores` also writes
-    every tick's score, in frames.
+    every tick's score, in frames. `checkpoints` makes spans of them, if asked for.
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class Worker:
         publish_scores: bool = False,
         on_commit: Callable[[list[Alert]], None] = lambda committed: None,
         on_scored: Callable[[Scored], None] = lambda scored: None,
+        checkpoints: Checkpoints | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.ticks = 0
@@ -64,6 +69,7 @@ class Worker:
         self._publish_scores = publish_scores
         self._on_commit = on_commit
         self._on_scored = on_scored
+        self._checkpoints = checkpoints
         self._clock = clock
         self._pending = Pending()
         self._last_commit = clock()
@@ -84,7 +90,7 @@ class Worker:
                 self.commit()
             return len(poll.records)
         except LogReset:
-            self._metrics.resets.inc()
+            self._void()
             self._metrics.lag.clear()
             self._active.clear()
             self._scorer.streams.clear()
@@ -117,7 +123,8 @@ class Worker:
         records, pending, scorer = poll.records, self._pending, self._scorer
         read, rejects = self._decode(records)
         scored = scorer.score(read)
-        pending.alerts += alerts(scored, self._log.name, scorer.model.id, scorer.threshold)
+        found = alerts(scored, self._log.name, scorer.model.id, scorer.threshold)
+        pending.alerts += found
         if self._publish_scores:
             pending.scores += score_frames(scored, self._log.name, scorer.model.id)
         pending.dead_letters += rejects + self._refused(poll, scored.refused)
@@ -131,7 +138,10 @@ class Worker:
         self._metrics.scores.observe(scored.verdicts.score)
         self._metrics.drift.observe(scored)
         self._metrics.batch_ticks.observe(len(records))
-        self._metrics.batch_seconds.observe(self._clock() - began)
+        seconds = self._clock() - began
+        self._metrics.batch_seconds.observe(seconds)
+        if self._checkpoints is not None:
+            self._checkpoints.scored(records, found, seconds)
 
     def _refused(self, poll: Poll, refused: Ticks) -> list[DeadLetter]:
         if not len(refused):
@@ -147,7 +157,12 @@ class Worker:
         try:
             self.commit()
         except LogReset:
-            self._metrics.resets.inc()
+            self._void()
+
+    def _void(self) -> None:
+        self._metrics.resets.inc()
+        if self._checkpoints is not None:
+            self._checkpoints.void()
 
     def commit(self) -> None:
         """Make everything scored so far durable in one transaction."""
@@ -156,16 +171,20 @@ class Worker:
         if not pending.offsets:
             return
         states = self._scorer.streams.changed()
+        headers = [] if self._checkpoints is None else self._checkpoints.headers()
         self._log.commit(
             Checkpoint(
                 offsets=pending.offsets,
                 states=states,
-                alerts=[cloud_event(a) for a in pending.alerts],
+                alerts=[cloud_event(a, headers) for a in pending.alerts],
                 scores=pending.scores,
                 dead_letters=pending.dead_letters,
             )
         )
-        self._metrics.commit_seconds.observe(self._clock() - began)
+        seconds = self._clock() - began
+        self._metrics.commit_seconds.observe(seconds)
+        if self._checkpoints is not None:
+            self._checkpoints.committed(seconds)
         self._metrics.ticks.labels("scored").inc(pending.scored - pending.late - pending.repeated)
         self._metrics.ticks.labels("late").inc(pending.late)
         self._metrics.ticks.labels("repeated").inc(pending.repeated)

@@ -106,26 +106,52 @@ def train(
 
 
 def plot(
-    file: Annotated[Path, typer.Argument(help="Parquet, CSV or JSON-lines file of ticks.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Picture to write: .png, .svg or .pdf.")],
-    stream: Annotated[str | None, typer.Option("--stream", help="Stream to show. [default: the first by name]")] = None,
+    stream: Annotated[str, typer.Argument(help="Stream to show.")],
+    data: Annotated[
+        Path, typer.Option("--data", "-d", help="Tick file, or folder of them, or the scores that a replay wrote.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Picture to write: .html, which can be zoomed, .png, .svg or .pdf.")
+    ],
+    since: Annotated[str | None, typer.Option("--from", help="ISO 8601 time of the first tick to show.")] = None,
+    until: Annotated[str | None, typer.Option("--to", help="ISO 8601 time of the last tick to show.")] = None,
     at: Annotated[
-        str | None, typer.Option("--at", help="ISO 8601 time: show the alert nearest to it, not the most improbable.")
+        str | None,
+        typer.Option(
+            "--at", help="Without --from and --to: show the alert nearest to this time, not the most improbable."
+        ),
     ] = None,
-    around: Annotated[int, typer.Option("--around", help="Ticks before and after the strongest alert.", min=10)] = 1500,
+    around: Annotated[int, typer.Option("--around", help="Ticks before and after that alert.", min=10)] = 1500,
     model: Model = "gru",
     alert_budget: AlertBudget = 20.0,
 ) -> None:
-    """Draw a stream of a file around an alert, and say why it alerted (needs the extra `training`)."""
+    """Draw a stream at a time or around an alert, and say why it alerted; all but .html needs the extra `training`.
+
+    Of a replay's scores the model and the budget of the replay count, and its ticks are scored again: with the same bits.
+    """
+    from service.autoencoder import find  # noqa: PLC0415
+    from service.plot import Span, pick, write_html  # noqa: PLC0415
+    from service.replay import Origin  # noqa: PLC0415
+    from service.scorer import IDLE_HOURS  # noqa: PLC0415
+
+    span = Span(_moment("--from", since), _moment("--to", until), _moment("--at", at), around)
+    write = write_html
+    if output.suffix != ".html":
+        try:
+            from training.plot import draw as write  # noqa: PLC0415
+        except ModuleNotFoundError as error:
+            raise TickwatchError(MISSING.format(error.name)) from error
+    piece = pick(data, stream, Origin("", str(find(model)), alert_budget, IDLE_HOURS, []), span)
+    write(piece, output)
+    typer.echo(piece.words())
+
+
+def _moment(flag: str, text: str | None) -> int | None:
+    """Nanoseconds since 1970."""
     try:
-        from training.plot import plot as draw  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise TickwatchError(MISSING.format(error.name)) from error
-    try:
-        moment = None if at is None else parse_ts(at)
+        return None if text is None else parse_ts(text)
     except ValueError as error:
-        raise TickwatchError(f"--at {at}: {error}") from error
-    typer.echo(draw(file, stream, model, alert_budget, moment, around, output))
+        raise TickwatchError(f"{flag} {text}: {error}") from error
 
 
 def evaluate(

@@ -19,6 +19,7 @@ from prometheus_client import Gauge
 from service.api.engine import Engine, Job, unavailable
 from service.api.problems import Problem, internal
 from service.errors import TickwatchError
+from service.journal import event
 from service.metrics import Metrics
 
 LOG = logging.getLogger("tickwatch")
@@ -152,7 +153,8 @@ class Desk:
         except Exception as error:  # noqa: BLE001  (no request may take others with it)
             self._recover()
             if len(jobs) > 1 and not isinstance(error, TickwatchError):
-                LOG.warning("a batch of %d requests failed; they are scored one by one", len(jobs))
+                failed = event("batch_failed", requests=len(jobs))
+                LOG.warning("a batch of %d requests failed; they are scored one by one", len(jobs), extra=failed)
                 self._alone.extend(jobs)
                 return [], None
             _fail(jobs, error)
@@ -183,7 +185,7 @@ class Desk:
             self._engine.restore()
         except TickwatchError as error:
             self.healthy = False
-            LOG.error("%s", error)  # noqa: TRY400  (a sentence needs no traceback)
+            LOG.error("%s", error, extra=event("unhealthy"))  # noqa: TRY400  (a sentence needs no traceback)
 
     def _count(self, jobs: list[Job], seconds: float) -> None:
         scored, metrics = self._engine.scored, self._metrics
@@ -214,11 +216,12 @@ def _take(jobs: deque[Job], most: int) -> list[Job]:
 
 
 def _fail(jobs: list[Job], error: Exception) -> None:
+    failed = event("requests_failed", requests=len(jobs), streams=[job.stream for job in jobs[:10]])
     if isinstance(error, TickwatchError):
-        LOG.error("%s", error)
+        LOG.error("%s", error, extra=failed)
         problem = unavailable()
     else:
-        LOG.error("a request could not be scored", exc_info=error)
+        LOG.error("a request could not be scored", exc_info=error, extra=failed)
         problem = internal()
     for job in jobs:
         job.outcome = problem

@@ -17,6 +17,7 @@ import msgspec
 
 from service.api.problems import Problem
 from service.errors import TickwatchError
+from service.journal import event
 
 LOG = logging.getLogger("tickwatch")
 Scope = Literal["score", "read", "admin"]
@@ -137,9 +138,10 @@ class Keys:
         self._seen = seen
         try:
             self._keys = parse(self._path)
-            LOG.info("%d API keys are in force", len(self._keys))
+            LOG.info("%d API keys are in force", len(self._keys), extra=event("keys_read", keys=len(self._keys)))
         except TickwatchError as error:
-            LOG.error("%s; the keys read before stay in force", error)  # noqa: TRY400  (a sentence needs no traceback)
+            words = "%s; the keys read before stay in force"
+            LOG.error(words, error, extra=event("keys_unreadable"))  # noqa: TRY400  (a sentence needs no traceback)
 
     def _mark(self) -> tuple[int, int, int] | None:
         try:

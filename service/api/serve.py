@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import ipaddress
 import logging
 import socket
@@ -10,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -28,9 +28,13 @@ from service.api.token import Seal, read_secret
 from service.api.wire import ModelInfo, ModelsAnswer
 from service.autoencoder import find, load
 from service.errors import TickwatchError
+from service.journal import event
 from service.logs.sqlite import locked
 from service.metrics import Metrics
-from service.scorer import Scored, Scorer, warm_up
+from service.scorer import Scored, Scorer, settle, warm_up
+
+if TYPE_CHECKING:
+    from service.tracing import Tracing
 
 LOG = logging.getLogger("tickwatch")
 FILE = "serve.sqlite"
@@ -56,16 +60,16 @@ class Options:
     limits: Limits = field(default_factory=Limits)
 
 
-def serve(options: Options) -> None:
+def serve(options: Options, tracing: Tracing | None = None) -> None:
     """Answer requests until SIGINT or SIGTERM, then finish those that have begun."""
     _check(options)
     keys = Keys(options.keys_file)
     secret = read_secret(options.state_key_file)
     with _listen(options.host, options.port) as listening:
-        _serve(options, keys, secret, listening)
+        _serve(options, keys, secret, listening, tracing)
 
 
-def _serve(options: Options, keys: Keys, secret: bytes, listening: socket.socket) -> None:
+def _serve(options: Options, keys: Keys, secret: bytes, listening: socket.socket, tracing: Tracing | None) -> None:
     scorer = Scorer(load(find(options.model)), options.alert_budget, idle_hours=0.0)
     warm_up(scorer.model)
     path = options.data_dir / FILE
@@ -74,26 +78,28 @@ def _serve(options: Options, keys: Keys, secret: bytes, listening: socket.socket
     store = Store(path, scorer.layout)
     server: uvicorn.Server | None = None
     try:
-        app = application(options, scorer, store, keys, secret, lambda: server is not None and server.should_exit)
+
+        def leaving() -> bool:
+            return server is not None and server.should_exit
+
+        app = application(options, scorer, store, keys, secret, leaving, tracing=tracing)
         server = uvicorn.Server(_config(options, app))
         scheme = "https" if options.tls_cert_file else "http"
         host = f"[{options.host}]" if ":" in options.host else options.host
-        LOG.info(
-            "model %s scores at %s://%s:%d/docs, and / shows it live",
-            scorer.model.id,
-            scheme,
-            host,
-            listening.getsockname()[1],
-        )
+        url = f"{scheme}://{host}:{listening.getsockname()[1]}"
+        started = event("started", model=scorer.model.id)
+        LOG.info("model %s scores at %s/docs, and / shows it live", scorer.model.id, url, extra=started)
         if options.keys_file is None:
             LOG.warning(
-                "no API keys: only this machine can connect, and everyone on it may do everything (--keys-file)"
+                "no API keys: only this machine can connect, and everyone on it may do everything (--keys-file)",
+                extra=event("no_api_keys"),
             )
         if options.state_key_file is None:
-            LOG.warning("states of POST /v1/score are good for this process only (--state-key-file makes them last)")
-        gc.collect()
-        gc.freeze()  # what is there by now stays, and need not be looked through again and again
-        gc.set_threshold(50_000, 20, 50)  # a batch makes thousands of short-lived tuples, none of them in a cycle
+            LOG.warning(
+                "states of POST /v1/score are good for this process only (--state-key-file makes them last)",
+                extra=event("state_key_random"),
+            )
+        settle()
         server.run(sockets=[listening])
     finally:
         store.close()
@@ -107,6 +113,7 @@ def application(
     secret: bytes,
     leaving: Callable[[], bool],
     clock: Callable[[], float] = time.time,
+    tracing: Tracing | None = None,
 ) -> ASGIApp:
     """The whole ASGI application on a store."""
     metrics = Metrics()
@@ -124,7 +131,12 @@ def application(
 
     engine.on_kept = kept
     parts = Parts(desk, store, seal, keys, Feed(store), live, metrics, models, options.limits, clock, leaving)
-    return Shell(build(parts), metrics, only_local=options.keys_file is None, secure=options.tls_cert_file is not None)
+    app: ASGIApp = build(parts)
+    if tracing is not None:
+        from service.api.traced import Traced  # noqa: PLC0415  (an extra)
+
+        app = Traced(app, tracing)
+    return Shell(app, metrics, only_local=options.keys_file is None, secure=options.tls_cert_file is not None)
 
 
 def _describe(scorer: Scorer, alert_budget: float) -> ModelInfo:
@@ -172,6 +184,7 @@ def _config(options: Options, app: ASGIApp) -> uvicorn.Config:
         ws="none",
         loop="uvloop",
         lifespan="on",
+        log_config=None,
         log_level="critical",
         access_log=False,
         server_header=False,

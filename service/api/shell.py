@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from urllib.parse import quote
+from uuid import uuid4
 
 from prometheus_client import Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.problems import Problem, respond
+from service.journal import event
 from service.metrics import SECONDS, Metrics, exemplar
 
 LOG = logging.getLogger("tickwatch")
@@ -20,6 +23,7 @@ HEADERS = {
     b"cache-control": b"no-store",
 }
 HSTS = {b"strict-transport-security": b"max-age=31536000"}
+REQUEST = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 LOCAL = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
@@ -45,13 +49,17 @@ class Shell:
             return
         began = time.perf_counter()
         status = 0
+        request = ""  # named only when something failed: by its sender, or here
 
         async def headed(message: Message) -> None:
-            nonlocal status
+            nonlocal request, status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 own = {name for name, _ in message["headers"]}
                 message["headers"] = [*message["headers"], *(h for h in self._headers if h[0] not in own)]
+                if status >= 500:
+                    request = request or _name(scope)
+                    message["headers"].append((b"x-request-id", request.encode()))
             await send(message)
 
         # routes see the path undecoded: the name of a stream may hold a slash, %2F
@@ -63,7 +71,9 @@ class Shell:
             else:
                 await self._app(inner, receive, headed)
         except Exception as error:
-            LOG.exception("a request failed")  # here, for its text must not leave the service
+            request = request or _name(scope)
+            failed = event("request_failed", request=request, method=scope["method"], path=path)
+            LOG.exception("a request failed", extra=failed)  # here, for its text must not leave the service
             if not status:
                 await respond(error)(inner, receive, headed)
         finally:
@@ -81,6 +91,12 @@ def _header(scope: Scope, wanted: bytes) -> str:
     """What a header says; nothing if it is not there, or more than once."""
     values = [value for name, value in scope["headers"] if name == wanted]
     return values[0].decode("latin-1") if len(values) == 1 else ""
+
+
+def _name(scope: Scope) -> str:
+    """By which whoever asks and the log mean the same request: X-Request-Id, if that can be read aloud."""
+    given = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"), "")
+    return given if REQUEST.fullmatch(given) else uuid4().hex
 
 
 def _misdirected() -> Problem:

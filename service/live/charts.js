@@ -22,8 +22,10 @@ function clock(_, ticks, __, ___, distance) {
 
 const short = new Intl.NumberFormat("en", { maximumSignificantDigits: 5, notation: "compact" });
 
+const TIME = { label: "time", value: "{HH}:{mm}:{ss}.{fff}", values: clock, space: 80 };  // what the horizontal axis tells
+
 /** Draws `series` over `data` in `place`; `marks` gives the x of vertical lines. Returns the chart, for `update` and `remove`. */
-export function chart(place, height, data, series, { sync, marks = () => [], values, splits, legend = true, scales = {} } = {}) {
+export function chart(place, height, data, series, { sync, marks = () => [], values, splits, legend = true, scales = {}, places = TIME } = {}) {
   const it = { place, height, data };
   function draw() {
     it.plot?.destroy();
@@ -31,8 +33,8 @@ export function chart(place, height, data, series, { sync, marks = () => [], val
       width: place.clientWidth || 300, height, padding: [8, 28, 0, 0], tzDate: utc, legend: { show: legend },
       cursor: { sync: sync && { key: sync }, y: false, drag: { x: true, y: false } },
       scales: { x: { time: true }, ...scales },
-      axes: [axis(22, { values: clock, space: 80 }), axis(64, { space: 22, ...(splits && { splits }), values: (_, ticks) => ticks.map(v => v === null ? null : (values ?? short.format)(v)) })],
-      series: [{ label: "time", value: "{HH}:{mm}:{ss}.{fff}" }, ...series.map(one => ({ width: 1.5, points: { show: false }, ...one() }))],
+      axes: [axis(22, { values: places.values, space: places.space }), axis(64, { space: 22, ...(splits && { splits }), values: (_, ticks) => ticks.map(v => v === null ? null : (values ?? short.format)(v)) })],
+      series: [{ label: places.label, value: places.value }, ...series.map(one => ({ width: 1.5, points: { show: false }, ...one() }))],
       hooks: { draw: [lines] },
     };
     it.plot = new uPlot(options, it.data, place);

@@ -1,7 +1,8 @@
 // One stream: around an alert, or live. Its ticks are asked for once a second, never sent unasked.
-import { at, make, moment, ms, number, span, time } from "./dom.js";
-import { chart, colour, framed } from "./charts.js";
+import { at, make, moment, ms, number, time } from "./dom.js";
+import { chart, framed } from "./charts.js";
 import * as peer from "./peer.js";
+import { UNITS, apart, dots, pair, step } from "./series.js";
 import { ask } from "./wire.js";
 
 const ASK_MS = 1000;
@@ -99,22 +100,10 @@ const marks = () => {
   return i < 0 ? [] : [trace.time_ms[i] / 1e3];
 };
 
-const step = (label, ink, more = {}) => () => ({ label, stroke: colour(ink), paths: uPlot.paths.stepped({ align: 1 }), value: (_, v) => v === null ? "–" : number(v), ...more });
-const dots = (label, ink, size) => () => ({ label, stroke: colour(ink), width: 0, paths: () => null, points: { show: true, size, fill: colour(ink), stroke: colour(ink) }, value: (_, v) => v === null ? "–" : number(v) });
-
-const SPANS = [0, 1e3, 1e6, 6e7, 3.6e9];  // from nothing to hours: a scale that is logarithmic away from 0
-const UNITS = { gap: { values: span, scales: { y: { distr: 4 } }, splits: (_, __, low, high) => SPANS.filter(v => v >= low && v <= high) } };
-const pair = ({ feature }) => {
-  const value = (_, v) => v === null ? "–" : (UNITS[feature]?.values ?? number)(v);
-  return [step("observed", "price", { value }), step("expected", "expected", { dash: [5, 3], value })];
-};
-
 function columns() {
   const x = trace.time_ms.map(t => t / 1e3);
-  const { price, bid, ask, size } = trace;  // of quote updates only a price outside the quote tells anything new
-  const apart = price.map((p, i) => size[i] > 0 || bid[i] === null || ask[i] === null || p < bid[i] || p > ask[i] ? p : null);
   return [
-    [x, bid, ask, apart],
+    [x, trace.bid, trace.ask, apart(trace)],
     ...models().map(it => [x, it.score, x.map(() => it.threshold), it.score.map(score => score >= it.threshold ? score : null)]),
     ...trace.courses.map(course => [x, course.observed, course.expected]),
   ];

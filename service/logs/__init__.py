@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SCHEMA_HEADER = "__value_schema_id"  # where a schema registry's clients may say how a record's value is to be read
+TRACE_HEADER = "traceparent"  # where a producer may say which span sent a record (https://www.w3.org/TR/trace-context/)
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class DeadLetter:
 class Records:
     """N raw records in log order: `partition` int32 [N], `offset` int64 [N], `key` and `value` as they arrived.
 
-    `schema` is each record's header SCHEMA_HEADER, or empty if none has it.
+    `schema` is each record's header SCHEMA_HEADER, or empty if none has it; `trace` its header TRACE_HEADER, or empty if
+    nobody asked for it.
     """
 
     partition: NDArray[np.int32]
@@ -40,6 +42,7 @@ class Records:
     key: list[bytes | None]
     value: list[bytes | None]
     schema: list[bytes | None] = field(default_factory=list)
+    trace: list[bytes | None] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.value)
@@ -83,6 +86,7 @@ class Output:
     partition: int
     key: bytes
     value: bytes
+    headers: list[tuple[str, bytes]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

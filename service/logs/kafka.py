@@ -28,7 +28,8 @@ from numpy.typing import NDArray
 
 from service.connection import KafkaSettings, Unreachable, connect, explain_error, explain_replaced, find_error
 from service.errors import TickwatchError
-from service.logs import SCHEMA_HEADER, Checkpoint, DeadLetter, LogReset, PartitionState, Poll, Records
+from service.journal import event
+from service.logs import SCHEMA_HEADER, TRACE_HEADER, Checkpoint, DeadLetter, LogReset, PartitionState, Poll, Records
 from service.logs.changelog import RECORD_BYTES, Changelog
 from service.logs.membership import Membership
 from service.logs.restore import Restore, Restored
@@ -64,8 +65,8 @@ class KafkaLog:
 
     `rows(partition, streams)` gives the present state rows, uint8 [n, row_bytes], of any streams of a partition; the log asks
     for them inside `commit` when it rolls its snapshot, which spares it a second copy of all state. `poll` calls
-    `before_revoke` on another thread, while it blocks. Few records linger at the broker for `linger_ms`. `connect_attempts`
-    counts attempts since the last success.
+    `before_revoke` on another thread, while it blocks. Few records linger at the broker for `linger_ms`. With `traced`
+    records bring their header TRACE_HEADER. `connect_attempts` counts attempts since the last success.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class KafkaLog:
         max_records: int = 5000,
         linger_ms: int = 0,
         fresh: bool = False,
+        traced: bool = False,
         patience_s: float = PATIENCE_S,
     ) -> None:
         self.name = settings.ticks
@@ -89,6 +91,7 @@ class KafkaLog:
         self._max_records = max_records
         self._linger_ms = linger_ms
         self._fresh = fresh
+        self._traced = traced
         self._watchdog = Watchdog(f"a transaction at {settings.bootstrap_servers}", HANG_S)
         self._silence = Silence(patience_s, partial(ends, settings))
         self._member: Membership | None = None
@@ -133,6 +136,7 @@ class KafkaLog:
         ready = self._restored(member)
         lost, member.lost = member.lost, []
         for partition in lost:
+            LOG.info("topic %s partition %d moves on", self.name, partition, extra=self._at("lost", partition))
             self._changelogs.pop(partition, None)
             self._next.pop(partition, None)
         for restored in ready:
@@ -140,10 +144,16 @@ class KafkaLog:
             self._changelogs[partition] = restored.changelog
             self._next[partition] = restored.offset
             member.activate(TopicPartition(self.name, partition), restored.offset)
+            words = "topic %s partition %d goes on at offset %d"
+            LOG.info(words, self.name, partition, restored.offset, extra=self._at("restored", partition))
         for tp, records in found.items():
             self._check_order(tp.partition, records[0].offset)
             self._next[tp.partition] = records[-1].offset + 1
-        return Poll(_records(chain.from_iterable(found.values())), [r.state for r in ready], lost)
+        polled = _records(chain.from_iterable(found.values()), traced=self._traced)
+        return Poll(polled, [r.state for r in ready], lost)
+
+    def _at(self, name: str, partition: int) -> dict[str, object]:
+        return event(f"partition_{name}", topic=self.name, partition=partition, offset=self._next.get(partition))
 
     def _end_silence(self, member: Membership) -> None:
         """Get a new consumer when the one at hand has stopped reading."""
@@ -176,7 +186,7 @@ class KafkaLog:
                 self._restore = Restore(self._settings, member.consumer, self._row_bytes, new)
             return self._restore.step(member.waiting)
         except (Unreachable, errors.RetriableError) as error:
-            LOG.warning("restoring state waits: %s", error)
+            LOG.warning("restoring state waits: %s", error, extra=event("restore_waits", topic=self.name))
             return []
         except errors.KafkaError as error:
             raise explain_error(self._settings, error) from error
@@ -210,7 +220,7 @@ class KafkaLog:
         topics = self._settings
         producer.begin_transaction()
         sent = [
-            producer.send(topic, out.value, out.key or None)
+            producer.send(topic, out.value, out.key or None, out.headers)
             for topic, outputs in ((topics.alerts, checkpoint.alerts), (topics.scores, checkpoint.scores))
             for out in outputs
             if out.partition in offsets
@@ -271,7 +281,8 @@ class KafkaLog:
             first_s, most_s = BACKOFF_S
             wait_s = min(most_s, first_s * 2 ** (self.connect_attempts - 1)) * random.uniform(0.5, 1)
             self._try_at = time.monotonic() + wait_s
-            LOG.warning("Attempt %d failed, next in %.1f s: %s", self.connect_attempts, wait_s, error)
+            attempt = event("unreachable", attempt=self.connect_attempts, wait_s=wait_s)
+            LOG.warning("Attempt %d failed, next in %.1f s: %s", self.connect_attempts, wait_s, error, extra=attempt)
             return None
         except errors.KafkaError as error:
             raise explain_error(self._settings, error) from error
@@ -309,7 +320,8 @@ class KafkaLog:
                 raise explain_replaced(settings)
 
     def _reset(self, why: str) -> None:
-        LOG.warning("uncommitted work is void and state will be restored: %s", why)
+        void = event("void", topic=self.name, next_offsets=dict(self._next))
+        LOG.warning("uncommitted work is void and state will be restored: %s", why, extra=void)
         producer, self._producer = self._producer, None
         self._changelogs.clear()
         self._next.clear()
@@ -330,19 +342,21 @@ class KafkaLog:
             self._member.close()
 
 
-def _records(batch: Iterable[ConsumerRecord]) -> Records:
+def _records(batch: Iterable[ConsumerRecord], *, traced: bool = False) -> Records:
     kept = list(batch)
+    headed = any(r.headers for r in kept)
     return Records(
         np.array([r.partition for r in kept], np.int32),
         np.array([r.offset for r in kept], np.int64),
         [r.key for r in kept],
         [r.value for r in kept],
-        [_schema(r) for r in kept] if any(r.headers for r in kept) else [],
+        [_header(r, SCHEMA_HEADER) for r in kept] if headed else [],
+        [_header(r, TRACE_HEADER) for r in kept] if headed and traced else [],
     )
 
 
-def _schema(record: ConsumerRecord) -> bytes | None:
-    found: bytes | None = dict(record.headers).get(SCHEMA_HEADER)
+def _header(record: ConsumerRecord, name: str) -> bytes | None:
+    found: bytes | None = dict(record.headers).get(name)
     return found
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from service.connection import KafkaSettings, connect
 from service.errors import TickwatchError
+from service.journal import event
 from service.logs import PartitionState
 from service.logs.changelog import RECORD_BYTES, Changelog, ForeignLayout
 
@@ -167,6 +168,9 @@ class Restore:
             LOG.warning(
                 "topic %s partition %d: %d ticks after offset %d were deleted by retention before they were scored",
                 *(self._settings.ticks, partition, first - offset, offset),
+                extra=event(
+                    "ticks_lost", topic=self._settings.ticks, partition=partition, offset=offset, ticks=first - offset
+                ),
             )
         return [Restored(reading.state(partition), changelog, offset)]
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import sys
 import threading
 from types import TracebackType
 
+from service.journal import event
+
+LOG = logging.getLogger("tickwatch")
 HUNG = 70  # exit code; EX_SOFTWARE of sysexits.h
 
 
 def _end_process(what: str) -> None:
     """Say it and leave without cleaning up: what hangs would hang the cleaning up too."""
-    sys.stderr.write(f"tickwatch: {what}; the process ends with code {HUNG} and the log restores the state\n")
-    sys.stderr.flush()
+    LOG.critical("%s; the process ends with code %d and the log restores the state", what, HUNG, extra=event("hung"))
     os._exit(HUNG)
 
 
