@@ -71,6 +71,11 @@ ROWS = {
                 for edge, label in ((str(n), f', le="{n}.0"') for n in (1, 2, 3, 4))
             },
         ),
+        Graph(
+            "Drift from training: population stability index",
+            "short",
+            {"{{feature}}": f"avg by (feature) (tickwatch_drift_psi{{{MINE}}} >= 0)"},
+        ),
         Graph("Alerts by phase", "ops", {"{{phase}}": f"sum by (phase) ({_rate('tickwatch_alerts_total')})"}),
     ],
     "Checkpoints and state": [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -15,13 +16,14 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from service import blocks, signature
-from service.card import CARD_KEY, DIGEST_KEY, FORMAT, ModelCard, digest
+from service.card import CARD_KEY, DIGEST_KEY, READABLE, ModelCard, Population, digest
 from service.errors import TickwatchError
 from service.features import FEATURE_SET, FEATURES, F
 from service.judge import CHANNELS, C
 
 MAX_FILE_BYTES = 64 * 2**20
 MAX_HIDDEN = 2048
+MOST_SHARES = 10
 OPS = frozenset({"RNN", "LSTM", "GRU", "MatMul", "Add", "Tanh", "Split", "Concat", "Squeeze", "Unsqueeze", "Constant"})
 
 
@@ -144,9 +146,10 @@ def _check_graph(model: onnx.ModelProto) -> None:
 
 
 def _check_card(card: ModelCard) -> None:
-    if card.format != FORMAT:
+    if card.format not in READABLE:
         raise _Refused(
-            f"has format {card.format}, this version reads {FORMAT}; train it again or use a matching version"
+            f"has format {card.format}, this version reads {' and '.join(map(str, READABLE))};"
+            " train it again or use a matching version"
         )
     if card.feature_set != FEATURE_SET or tuple(card.features) != FEATURES:
         raise _Refused(
@@ -169,6 +172,19 @@ def _check_card(card: ModelCard) -> None:
         raise _Refused(f"standardisation must hold {F} finite means and {F} positive standard deviations")
     if not card.thresholds or not all(0 < t < 100 for t in card.thresholds.values()):
         raise _Refused("holds no usable thresholds")
+    _check_populations(card.populations)
+
+
+def _check_populations(populations: tuple[Population, ...]) -> None:
+    if len(populations) not in (0, F + 1) or not all(map(_is_spread, populations)):
+        raise _Refused(f"populations must be none, or {F + 1} of rising edges and shares between them that add up to 1")
+
+
+def _is_spread(population: Population) -> bool:
+    edges, shares = population.edges, population.shares
+    rising = all(map(math.isfinite, edges)) and all(a < b for a, b in pairwise(edges))
+    whole = all(s >= 0 for s in shares) and math.isclose(sum(shares), 1.0, abs_tol=1e-6)
+    return rising and whole and len(shares) == len(edges) + 1 <= MOST_SHARES
 
 
 def _open(card: ModelCard, data: bytes, path: Path) -> Model:

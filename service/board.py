@@ -1,4 +1,4 @@
-"""What whoever scores writes and what the live page reads, across threads."""
+"""What a worker writes and what the live page reads, across threads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import msgspec
 from service import __version__
 from service.alerts import Alert
 from service.autoencoder import Model
-from service.history import History
+from service.history import Cut, Heat, History
 
 ALERTS = 200  # that the page shows
 PULSES = 300  # seconds of throughput and lag that it shows
@@ -28,7 +28,7 @@ class Status(msgspec.Struct, frozen=True):
     ticks: int = 0
     streams: int = 0
     alerts: int = 0
-    rejected: int = 0
+    rejected: int | None = 0
     lag: int = 0
     seconds: float = 0.0
     version: str = __version__
@@ -43,6 +43,16 @@ class Pulse(msgspec.Struct, frozen=True):
     lag: int
 
 
+class Report(msgspec.Struct, frozen=True):
+    """How things stand: `age` is the seconds since the worker last moved, `drift` the index of each feature, null if unknown."""
+
+    status: Status
+    ready: bool
+    age: float
+    heat: Heat
+    drift: dict[str, float | None]
+
+
 def card_json(model: Model, alert_budget: float) -> bytes:
     """What the page tells of a model, as JSON: its card without the long tables, and the alert budget in use."""
     c = model.card
@@ -54,14 +64,26 @@ def card_json(model: Model, alert_budget: float) -> bytes:
     return msgspec.json.encode(told)
 
 
-class Board:
-    """Status, alerts and history of one process. `card` is its model as JSON, `names` tells the streams that it holds."""
+def known(index: dict[str, float]) -> dict[str, float | None]:
+    """The drift of each feature, None in the place of NaN."""
+    return {name: None if math.isnan(value) else value for name, value in index.items()}
 
-    def __init__(self, status: Status, card: bytes = b"{}", names: Callable[[], list[str]] = list) -> None:
+
+class Board:
+    """Status, alerts and history of one worker. `card` is its model as JSON, `names` tells the streams that it holds."""
+
+    def __init__(
+        self,
+        status: Status,
+        card: bytes = b"{}",
+        names: Callable[[], list[str]] = list,
+        drift: Callable[[], dict[str, float]] = dict,
+    ) -> None:
         self.started = uuid.uuid4().hex  # so that a page notices when it talks to another process
         self.status = status
         self.card = card
         self.names = names
+        self._drift = drift
         self.ready = False
         self.history = History()
         self.shown_at = time.monotonic()
@@ -89,6 +111,19 @@ class Board:
         with self._lock:
             new = min(self._told - after, most, len(self._alerts))
             return self._told, [self._alerts[-1 - i] for i in range(new)]
+
+    def report(self, hottest: int) -> Report:
+        """How things stand now, with so many of the hottest streams."""
+        age = time.monotonic() - self.shown_at
+        return Report(self.status, self.ready, age, self.history.heat(hottest), known(self._drift()))
+
+    def last(self, stream: str) -> Cut | None:
+        """The stream's last ticks; None if none is kept."""
+        return self.history.last(stream)
+
+    def around(self, partition: int, offset: int) -> Cut | None:
+        """The tick at an offset with those before and after; None if it is no longer kept."""
+        return self.history.around(partition, offset)
 
     def pulses(self) -> list[Pulse]:
         """One pulse a second, oldest first."""

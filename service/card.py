@@ -12,7 +12,8 @@ import msgspec
 
 from service.judge import Calibration
 
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, FORMAT)  # 1 has no populations
 CARD_KEY = "tickwatch"
 DIGEST_KEY = "sha256"
 CellKind = Literal["rnn", "lstm", "gru"]
@@ -26,11 +27,20 @@ class Standardisation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     std: tuple[float, ...]
 
 
+class Population(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a number was spread in training: `shares` of it, each up to its edge, and the last one beyond all of them."""
+
+    edges: tuple[float, ...]
+    shares: tuple[float, ...]
+
+
 class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What a model is, how its input is standardised, and how its errors become scores.
 
     `thresholds` maps an alert budget (false alarms per 100,000 ticks, as text) to the score above which a tick alerts;
-    `calibration` is where the judge's tails start. It holds no clock time: same data, code and seed, same bytes.
+    `calibration` is where the judge's tails start. `populations` are those of each feature before it is standardised and, last,
+    of the score: what drift is measured against; empty in models of format 1. It holds no clock time: same data, code and
+    seed, same bytes.
     """
 
     format: int
@@ -42,6 +52,7 @@ class ModelCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     standardisation: Standardisation
     calibration: Calibration
     thresholds: dict[str, float]
+    populations: tuple[Population, ...] = ()
     data_fingerprint: str
     code_revision: str
     seed: int

@@ -90,6 +90,7 @@ def run(
     max_streams: settings.MaxStreams = 1_000_000,
     host: settings.Host = "127.0.0.1",
     port: settings.Port = None,
+    compare: settings.Compare = None,
     seed: settings.Seed = 1,
 ) -> None:
     """Watch a simulated market, or real ticks from files, on the embedded log. Needs nothing else."""
@@ -97,7 +98,9 @@ def run(
         from service.run import Options, run  # noqa: PLC0415
         from service.station import Scoring  # noqa: PLC0415
 
-        shared = Scoring(model, alert_budget, commit_interval_ms, scores, stream_idle_hours, max_streams, host, port)
+        shared = Scoring(
+            model, alert_budget, commit_interval_ms, scores, stream_idle_hours, max_streams, host, port, compare
+        )
         run(Options(shared, ticks, duration, speed, resume, data_dir, seed), console, stop)
 
 
@@ -176,6 +179,7 @@ def worker(
     log_format: settings.LogFormat = "human",
     host: settings.Host = "127.0.0.1",
     port: settings.Port = None,
+    compare: settings.Compare = None,
 ) -> None:
     """Score ticks from a Kafka topic, exactly once: alerts, state and offsets in one transaction."""
     with Stop() as stop:
@@ -188,7 +192,9 @@ def worker(
         connection = reach(kafka)
         login = _secret("--schema-registry-login-file", schema_registry_login_file)
         masked.hide(connection.password, login, login.partition(":")[2])
-        shared = Scoring(model, alert_budget, commit_interval_ms, scores, stream_idle_hours, max_streams, host, port)
+        shared = Scoring(
+            model, alert_budget, commit_interval_ms, scores, stream_idle_hours, max_streams, host, port, compare
+        )
         registry = None
         if schema_registry is not None:
             registry = Registry(schema_registry, login, kafka.ca_file)

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -119,6 +119,14 @@ class Cut:
         return Course(name, TITLES[name], observed, expected)
 
 
+class _Warmth(NamedTuple):
+    """A stream in the last minute: its highest score, its ticks, and how many of them score above 2."""
+
+    best: float
+    ticks: int
+    over: int
+
+
 def _numbers(values: NDArray[np.float64]) -> Numbers:
     return [v if math.isfinite(v) else None for v in values.tolist()]
 
@@ -139,8 +147,8 @@ class History:
         self._uncut: deque[int] = deque()  # alerts, each as the number of its tick
         self._cuts: dict[tuple[int, int], Cut] = {}
         self._lock = threading.Lock()
-        self._heat = Heat([], [], 0, 0, 0.0)
-        self._heat_at = -math.inf
+        self._warm: dict[str, _Warmth] = {}
+        self._warm_at = -math.inf
 
     def add(self, scored: Scored) -> None:
         """Keep a batch."""
@@ -213,19 +221,22 @@ class History:
         numbers = {name: c[name] for name in ("price", "bid", "ask", "size", "score")} | {"ts": c["ts"] / 1e6}
         return Cut(stream, numbers, c["offset"], c["observed"], c["expected"])
 
-    def heat(self, most: int) -> Heat:
-        """The hottest streams, at most once a second anew."""
+    def heat(self, most: int, prefix: str = "") -> Heat:
+        """The hottest of the streams whose names begin with `prefix`, at most once a second anew."""
         now = self._clock()
-        if now - self._heat_at >= 1.0:
-            self._heat_at = now
-            with self._lock:
-                recent = np.flatnonzero(self._columns["at"][: self._end] >= now - HEAT_SECONDS)
-                names, scores = [self._names[i] for i in recent.tolist()], self._columns["score"][recent]
-            best: dict[str, float] = {}
-            for name, score in zip(names, scores.tolist(), strict=True):
-                if score > best.get(name, -1.0):
-                    best[name] = score
-            hottest = sorted(sorted(best, key=lambda name: -best[name])[:most])
-            over = float((scores > 2.0).mean()) if len(scores) else 0.0
-            self._heat = Heat(hottest, [round(best[name], 2) for name in hottest], len(best), len(scores), over)
-        return self._heat
+        if now - self._warm_at >= 1.0:
+            self._warm_at, self._warm = now, self._warmth(now - HEAT_SECONDS)
+        warm = {name: it for name, it in self._warm.items() if name.startswith(prefix)}
+        hottest = sorted(sorted(warm, key=lambda name: -warm[name].best)[:most])
+        ticks, over = sum(it.ticks for it in warm.values()), sum(it.over for it in warm.values())
+        best = [round(warm[name].best, 2) for name in hottest]
+        return Heat(hottest, best, len(warm), ticks, over / ticks if ticks else 0.0)
+
+    def _warmth(self, since: float) -> dict[str, _Warmth]:
+        with self._lock:
+            recent = np.flatnonzero(self._columns["at"][: self._end] >= since)
+            names, scores = [self._names[i] for i in recent.tolist()], self._columns["score"][recent].tolist()
+        found: dict[str, list[float]] = {}
+        for name, score in zip(names, scores, strict=True):
+            found.setdefault(name, []).append(score)
+        return {name: _Warmth(max(them), len(them), sum(s > 2.0 for s in them)) for name, them in found.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import numpy as np
@@ -11,9 +12,19 @@ from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 from service.autoencoder import Model
+from service.drift import Drift
 
 SCORE_BUCKETS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0, 10.0)
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+
+TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]([0-9a-f])")
+SAMPLED = 1
+
+
+def exemplar(traceparent: str) -> dict[str, str] | None:
+    """What leads from a measurement to its trace, by a header of https://www.w3.org/TR/trace-context/; None if it is not kept."""
+    found = TRACEPARENT.fullmatch(traceparent)
+    return {"trace_id": found[1]} if found and int(found[2], 16) & SAMPLED else None
 
 
 class ScoreHistogram(Collector):
@@ -46,6 +57,8 @@ class Metrics:
         self.alerts = Counter("tickwatch_alerts", "Alerts made durable, by incident phase", ["phase"], registry=r)
         self.scores = ScoreHistogram()
         r.register(self.scores)
+        self.drift = Drift()
+        r.register(self.drift)
         self.batch_ticks = Histogram(
             "tickwatch_batch_ticks", "Ticks in a batch", buckets=(1, 4, 16, 64, 256, 1024, 4096), registry=r
         )
@@ -92,4 +105,5 @@ class Metrics:
         """Name the model in use, and the false alarms accepted per 100,000 ticks."""
         self.alert_budget.set(alert_budget / 100_000)
         card = model.card
+        self.drift.expect(card.populations)
         self.model.labels(model.id, card.cell, card.hidden, card.bottleneck, card.feature_set).set(1)

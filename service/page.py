@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import mimetypes
-import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from service.board import Board
+from service.alerts import Alert
+from service.board import ALERTS, Pulse, Report
+from service.errors import TickwatchError
 from service.features import FEATURES
-from service.history import Cut
+from service.history import Cut, Trace
+from service.peer import Comparison, Peer
 
 LIVE = Path(__file__).parent / "live"
 HEADERS = {
@@ -34,15 +38,44 @@ MOST_FOUND = 20  # streams of a search
 MOST_PAGES = 64  # that are sent events at the same time
 
 
-class Page:
-    """The page at `/` and all it asks for, relative to it, as `routes`. `leaving` ends the streams of events."""
+class View(Protocol):
+    """What the one who asks may see."""
 
-    def __init__(self, board: Board, leaving: Callable[[], bool]) -> None:
-        self._board = board
+    @property
+    def started(self) -> str: ...
+    @property
+    def card(self) -> bytes: ...
+    def report(self, hottest: int) -> Report: ...
+    def pulses(self) -> list[Pulse]: ...
+    def alerts(self, after: int, most: int) -> tuple[int, list[Alert]]: ...
+    def names(self) -> list[str]: ...
+    def last(self, stream: str) -> Cut | None: ...
+    def around(self, partition: int, offset: int) -> Cut | None: ...
+
+
+class Page:
+    """The page at `/` and all it asks for, relative to it, as `routes`.
+
+    `view` gives what a request may see, or raises what is answered instead; where it is `secured` the page asks for an API
+    key. `leaving` ends the streams of events. `peer` is a worker to compare this one with.
+    """
+
+    def __init__(
+        self,
+        view: Callable[[Request], View],
+        leaving: Callable[[], bool],
+        *,
+        secured: bool = False,
+        peer: Peer | None = None,
+    ) -> None:
+        self._view = view
         self._leaving = leaving
+        self._peer = peer
         self._open = 0
         paths = [path for folder in (LIVE, LIVE / "vendor") for path in folder.iterdir() if path.is_file()]
         self._files = {path.name: path.read_bytes() for path in paths}
+        if secured:
+            self._files["index.html"] = self._files["index.html"].replace(b"<html", b"<html data-secured", 1)
         self.routes = [
             Route("/", self._file),
             Route("/live/{name}", self._file),
@@ -54,6 +87,11 @@ class Page:
             Route("/alert.json", self._alert),
             Route("/events", self._events),
         ]
+        if peer is not None:
+            self.routes += [
+                Route("/peer.json", self._compare),
+                Route("/peer/{path}", self._peer_trace),
+            ]
 
     async def _file(self, request: Request) -> Response:
         name = request.path_params.get("name", "index.html")
@@ -62,57 +100,74 @@ class Page:
         kind = mimetypes.guess_type(name)[0] or "text/plain"
         return Response(self._files[name], media_type=kind, headers=HEADERS)
 
-    async def _status(self, request: Request) -> Response:
-        return _json({"status": self._board.status, "alerts": self._board.alerts(0, MOST_ALERTS)[1]})
+    def _status(self, request: Request) -> Response:
+        view = self._view(request)
+        return _json({"status": view.report(MOST_HOT).status, "alerts": view.alerts(0, ALERTS)[1]})
 
-    async def _model(self, request: Request) -> Response:
-        return _json(msgspec.Raw(self._board.card))
+    def _model(self, request: Request) -> Response:
+        return _json(msgspec.Raw(self._view(request).card))
 
     def _search(self, request: Request) -> Response:
         text = request.query_params.get("q", "").casefold()
-        found = [name for name in self._board.names() if text in name.casefold()]
+        found = [name for name in self._view(request).names() if text in name.casefold()]
         found.sort(key=lambda name: (not name.casefold().startswith(text), name))
         return _json(found[:MOST_FOUND])
 
     def _stream(self, request: Request) -> Response:
-        return _trace(request, self._board.history.last(request.query_params.get("name", "")))
+        return _trace(request, self._view(request).last(request.query_params.get("name", "")))
 
     def _alert(self, request: Request) -> Response:
+        view = self._view(request)
         try:
             partition, offset = (int(request.query_params[name]) for name in ("partition", "offset"))
         except (KeyError, ValueError):
             return _problem(422, "give the alert's partition and offset as whole numbers")
-        return _trace(request, self._board.history.around(partition, offset))
+        return _trace(request, view.around(partition, offset))
+
+    def _compare(self, request: Request) -> Response:
+        return self._asked(lambda peer: peer.compare(self._view(request).alerts(0, ALERTS)[1]))
+
+    def _peer_trace(self, request: Request) -> Response:
+        path = request.path_params["path"]
+        if path not in ("stream.json", "alert.json"):
+            return _problem(404, "there is no such file")
+        return self._asked(lambda peer: peer.trace(path, dict(request.query_params)))
+
+    def _asked(self, question: Callable[[Peer], Comparison | Trace | None]) -> Response:
+        try:
+            return _json(question(self._peer) if self._peer else None)
+        except TickwatchError as error:
+            return _problem(502, str(error))
 
     async def _events(self, request: Request) -> Response:
+        view = self._view(request)
         if self._open >= MOST_PAGES:
             return _problem(503, f"{MOST_PAGES} pages are open already")
-        return StreamingResponse(self._counted(), media_type="text/event-stream", headers=HEADERS | UNBUFFERED)
+        events = self._counted(request, view)
+        return StreamingResponse(events, media_type="text/event-stream", headers=HEADERS | UNBUFFERED)
 
-    async def _counted(self) -> AsyncIterator[bytes]:
+    async def _counted(self, request: Request, view: View) -> AsyncIterator[bytes]:
         self._open += 1
         try:
-            async for event in _events(self._board, self._leaving):
-                yield event
+            hello = {"started": view.started, "pulses": view.pulses(), "peer": self._peer is not None}
+            yield _event("hello", hello)
+            told, look = 0, 0
+            while not self._leaving() and self._may(request, view):
+                told, alerts = await run_in_threadpool(view.alerts, told, MOST_ALERTS)
+                if alerts or look == 0:
+                    yield _event("alerts", alerts)
+                if look % STATUS_LOOKS == 0:
+                    yield _event("status", await run_in_threadpool(view.report, MOST_HOT))
+                look += 1
+                await asyncio.sleep(ALERT_SECONDS)
         finally:
             self._open -= 1
 
-
-async def _events(board: Board, leaving: Callable[[], bool]) -> AsyncIterator[bytes]:
-    """What happens, sampled: a flood of ticks or alerts makes no more events than a calm market."""
-    yield b"retry: 1000\n\n" + _event("hello", {"started": board.started, "pulses": board.pulses()})
-    told, look = 0, 0
-    while not leaving():
-        total, alerts = board.alerts(told, MOST_ALERTS)
-        if total > told or look == 0:
-            yield _event("alerts", {"alerts": alerts, "total": total})
-        told = total
-        if look % STATUS_LOOKS == 0:
-            age = time.monotonic() - board.shown_at
-            heat = board.history.heat(MOST_HOT)
-            yield _event("status", {"status": board.status, "ready": board.ready, "age": age, "heat": heat})
-        look += 1
-        await asyncio.sleep(ALERT_SECONDS)
+    def _may(self, request: Request, view: View) -> bool:
+        try:
+            return self._view(request) == view
+        except Exception:  # noqa: BLE001  (whatever it raises, the key was withdrawn; the next request is told why)
+            return False
 
 
 def _event(name: str, data: object) -> bytes:

@@ -101,7 +101,7 @@ def _run(options: Options, scorer: Scorer, log: SqliteLog, stop: Stop, console: 
 
     def show() -> None:
         status = station.status()
-        seen = status.streams, status.alerts, status.rejected, status.seconds, status.lag
+        seen = status.streams, status.alerts, status.rejected or 0, status.seconds, status.lag
         view.update(Snapshot(before + status.ticks, *seen))
 
     feed = _open_feed(options, log.feed_position())

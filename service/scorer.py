@@ -34,6 +34,12 @@ class Scored:
     verdicts: Verdicts
     refused: Ticks
 
+    def take(self, index: NDArray[np.intp]) -> Scored:
+        """The ticks at `index` and all that is known about them."""
+        found = Features(**{name: values[index] for name, values in vars(self.features).items()})
+        verdicts = Verdicts(**{name: values[index] for name, values in vars(self.verdicts).items()})
+        return Scored(self.ticks.take(index), self.rows[index], found, self.expected[index], verdicts, self.refused)
+
 
 def warm_up(model: Model) -> None:
     """Compile the kernels, which takes seconds on the first use on a machine, and run the model once."""

@@ -85,6 +85,10 @@ Fresh = Annotated[
     _option("--fresh", "Give up state that another model or layout has written, instead of refusing to start."),
 ]
 Host = Annotated[str, _option("--host", "Address that the pages and /metrics listen on.")]
+Compare = Annotated[
+    str | None,
+    _option("--compare", "Page of a worker with another model on the same ticks, to show beside this one."),
+]
 Port = Annotated[
     int | None,
     _option(

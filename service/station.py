@@ -12,6 +12,7 @@ from service.autoencoder import find, load
 from service.board import Board, Status, card_json
 from service.logs import Log
 from service.metrics import Metrics
+from service.peer import Peer
 from service.scorer import Scorer
 from service.ticks import Decode, decode
 from service.web import Pages
@@ -33,6 +34,7 @@ class Scoring:
     max_streams: int
     host: str
     port: int | None
+    peer: str | None = None
 
     def scorer(self) -> Scorer:
         """The model with no streams yet. Raises ModelRefused."""
@@ -60,8 +62,10 @@ class Station:
         self._scorer = scorer
         self._began = time.monotonic()
         status = Status(scorer.model.id, scorer.threshold)
-        self.board = Board(status, card_json(scorer.model, scorer.alert_budget), scorer.streams.names)
-        self.pages = Pages(self.board, metrics.registry, scoring.host, scoring.port)
+        card = card_json(scorer.model, scorer.alert_budget)
+        self.board = Board(status, card, scorer.streams.names, metrics.drift.psi)
+        peer = Peer(scoring.peer) if scoring.peer else None
+        self.pages = Pages(self.board, metrics.registry, scoring.host, scoring.port, peer)
         self.worker = Worker(
             log,
             scorer,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable
 
 import uvicorn
 from prometheus_client import CollectorRegistry
@@ -17,6 +16,7 @@ from starlette.routing import Route
 from service.board import Board
 from service.errors import TickwatchError
 from service.page import HEADERS, Page
+from service.peer import Peer
 
 DEFAULT_PORT = 9464  # the port registered for OpenTelemetry's Prometheus exporter
 
@@ -24,15 +24,19 @@ DEFAULT_PORT = 9464  # the port registered for OpenTelemetry's Prometheus export
 class Pages:
     """A web server in a thread of its own, from construction until `close`.
 
-    `port` None takes 9464, or any free one if that is in use; `url` tells. Raises TickwatchError when the port can't be had.
+    `port` None takes 9464, or any free one if that is in use; `url` tells. `peer` is another worker to compare this one with.
+    Raises TickwatchError when the port can't be had.
     """
 
-    def __init__(self, board: Board, registry: CollectorRegistry, host: str, port: int | None) -> None:
+    def __init__(
+        self, board: Board, registry: CollectorRegistry, host: str, port: int | None, peer: Peer | None = None
+    ) -> None:
         self._socket = _listen(host, port)
         bound = self._socket.getsockname()[1]
         self.url = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{bound}"  # noqa: S104
         self._leaving = False
-        app = _app(board, registry, lambda: self._leaving)
+        page = Page(lambda request: board, lambda: self._leaving, peer=peer)
+        app = _app(board, registry, page)
         self._server = uvicorn.Server(
             uvicorn.Config(app, log_config=None, log_level="critical", lifespan="off", access_log=False)
         )
@@ -58,7 +62,7 @@ def _listen(host: str, port: int | None) -> socket.socket:
         ) from error
 
 
-def _app(board: Board, registry: CollectorRegistry, leaving: Callable[[], bool]) -> Starlette:
+def _app(board: Board, registry: CollectorRegistry, page: Page) -> Starlette:
     async def metrics(request: Request) -> Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(registry), media_type=content_type, headers=HEADERS)
@@ -72,7 +76,7 @@ def _app(board: Board, registry: CollectorRegistry, leaving: Callable[[], bool])
 
     return Starlette(
         routes=[
-            *Page(board, leaving).routes,
+            *page.routes,
             Route("/healthz", alive),
             Route("/readyz", ready),
             Route("/metrics", metrics),

@@ -11,8 +11,8 @@ import msgspec
 import numpy as np
 
 from service.alerts import Alert, alerts, cloud_event
-from service.logs import Checkpoint, DeadLetter, Log, LogReset, Output, Poll
-from service.metrics import Metrics
+from service.logs import TRACE_HEADER, Checkpoint, DeadLetter, Log, LogReset, Output, Poll
+from service.metrics import Metrics, exemplar
 from service.scorer import Scored, Scorer
 from service.ticks import Decode, Ticks, decode
 
@@ -136,6 +136,7 @@ class Worker:
         pending.repeated += int((scored.features.repeats > 0).sum())
         self._on_scored(scored)
         self._metrics.scores.observe(scored.verdicts.score)
+        self._metrics.drift.observe(scored)
         self._metrics.batch_ticks.observe(len(records))
         seconds = self._clock() - began
         self._metrics.batch_seconds.observe(seconds)
@@ -181,7 +182,7 @@ class Worker:
             )
         )
         seconds = self._clock() - began
-        self._metrics.commit_seconds.observe(seconds)
+        self._metrics.commit_seconds.observe(seconds, exemplar(dict(headers).get(TRACE_HEADER, b"").decode()))
         if self._checkpoints is not None:
             self._checkpoints.committed(seconds)
         self._metrics.ticks.labels("scored").inc(pending.scored - pending.late - pending.repeated)

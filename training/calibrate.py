@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from scipy.stats import genpareto
 
 from service import autoencoder, features, judge
-from service.features import NO_PRIOR, Features, Prior
+from service.card import Population
+from service.features import NO_PRIOR, F, Features, Prior
 from service.judge import CHANNELS, EVIDENCE_TAIL, LATE, TAIL, C, Calibration, Judge, Verdicts
 from service.ticks import Ticks
 from training.alarms import false_alarms
@@ -28,6 +29,9 @@ BUDGETS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
 GROWN = 20_000  # the same where thresholds are measured: until then a stream's tails are partly those of others
 MOST_SHAPE = 0.1  # so that channels stay comparable: those with heavier tails would hardly ever be heard
 MOST_EXCESSES = 20_000  # per stream and fit, so that a long stream does not drown the others
+DECILES = np.arange(1, 10) / 10
+APART = 0.1  # usual deviations between two deciles: those of values that are nearly the same would tell nothing apart
+MOST_OF_A_STREAM = 20_000  # ticks, so that a long stream does not outweigh the others
 LATE_EXCESS = 0.7  # clean history holds no late ticks to learn from: e^0.7 us, so that a millisecond is already unusual
 
 NEUTRAL = Calibration(list(CHANNELS), [1.0] * (C + 1), [1.0] * (C + 1), [0.0] * (C + 1))
@@ -81,8 +85,16 @@ class _Seen:
         return verdicts, memory[0]
 
 
-def calibrate(model: bytes, streams: list[Ticks]) -> tuple[Calibration, dict[str, float]]:
-    """Tail models, and a threshold per alert budget, for an exported model whose card holds NEUTRAL.
+class Calibrated(NamedTuple):
+    """What calibration adds to a model's card, by the names that it has there."""
+
+    calibration: Calibration
+    thresholds: dict[str, float]
+    populations: tuple[Population, ...]
+
+
+def calibrate(model: bytes, streams: list[Ticks]) -> Calibrated:
+    """Tail models, a threshold per alert budget, and the populations, for an exported model whose card holds NEUTRAL.
 
     `streams` are the ticks of one stream each, in order.
     """
@@ -110,7 +122,36 @@ def calibrate(model: bytes, streams: list[Ticks]) -> tuple[Calibration, dict[str
         surprises = [s.judged(calibration)[0].tails.max(axis=1) for s in seen]
         evidence = _tail([e[_settled_from(e) :] for e in surprises], EVIDENCE_TAIL)
         calibration = _with_evidence(calibration, evidence)
-    return calibration, _thresholds([s.judged(calibration)[0].score for s in seen])
+    scores = [s.judged(calibration)[0].score for s in seen]
+    columns = [
+        np.column_stack([s.found.observed, np.where(s.found.folded, score, np.nan)])
+        for s, score in zip(seen, scores, strict=True)
+    ]
+    return Calibrated(calibration, _thresholds(scores), _populations(columns, [*scale.std, 1.0]))
+
+
+def _populations(streams: list[NDArray[np.float64]], usual: list[float]) -> tuple[Population, ...]:
+    """How each column of [N, F + 1], whose usual deviations are given, is spread over all streams.
+
+    Features are taken as they are: standardised by a mean that moves, a run length or a price that stands still would
+    wander across an edge beside which most of its values lie.
+    """
+    tables = [table[_settled_from(table) :] for table in streams]
+    thinned = [table[:: 1 + len(table) // MOST_OF_A_STREAM] for table in tables]
+    return tuple(_population(np.concatenate([t[:, j] for t in thinned]), APART * usual[j]) for j in range(F + 1))
+
+
+def _population(values: NDArray[np.float64], apart: float) -> Population:
+    """The shares between deciles that lie apart; none where there is too little to tell."""
+    known = values[~np.isnan(values)]
+    if len(known) < 1000:
+        return Population((), (1.0,))
+    edges: list[float] = []
+    for decile in np.quantile(known, DECILES).tolist():
+        if not edges or decile - edges[-1] >= apart:
+            edges.append(decile)
+    counts = np.bincount(np.searchsorted(edges, known), minlength=len(edges) + 1)
+    return Population(tuple(edges), tuple((counts / len(known)).tolist()))
 
 
 class _Tail(NamedTuple):

@@ -67,8 +67,7 @@ def _fitted(projection: NDArray[np.float32], given: Prior, history: list[Ticks])
         code_revision="",
         seed=0,
     )
-    calibration, thresholds = calibrate(_file(projection, card), history)
-    finished = msgspec.structs.replace(card, calibration=calibration, thresholds=thresholds)
+    finished = msgspec.structs.replace(card, **calibrate(_file(projection, card), history)._asdict())
     return parse(_file(projection, finished), Path("the linear model"))
 
 

@@ -83,8 +83,8 @@ def train(
         seed=settings.seed,
     )
     with console.status("calibrating the judge"):
-        calibration, thresholds = calibrate(export(fitted.model, card), streams)
-        model = export(fitted.model, msgspec.structs.replace(card, calibration=calibration, thresholds=thresholds))
+        found = calibrate(export(fitted.model, card), streams)
+        model = export(fitted.model, msgspec.structs.replace(card, **found._asdict()))
         words = describe(autoencoder.parse(model, output), output.name, settings, fitted.epochs, history, used)
     kept = folder / "model.onnx"
     _write(kept, model, words)

@@ -23,6 +23,7 @@ from service.api.desk import Desk
 from service.api.engine import Job, unknown
 from service.api.feed import Feed, Wanted
 from service.api.keys import Key, Keys, Scope
+from service.api.live import Live
 from service.api.problems import Problem, respond, routing_problem, validation_problem
 from service.api.store import Store
 from service.api.token import Seal
@@ -39,6 +40,7 @@ from service.api.wire import (
 )
 from service.logs import PartitionState
 from service.metrics import Metrics
+from service.page import Page
 from service.ticks import MAX_STREAM_LENGTH
 
 MAX_DEADLINE_MS = 99_999
@@ -71,6 +73,7 @@ class Parts:
     seal: Seal
     keys: Keys
     feed: Feed
+    live: Live
     metrics: Metrics
     models: ModelsAnswer
     limits: Limits
@@ -115,6 +118,8 @@ def build(parts: Parts) -> FastAPI:
     _streams(app, parts)
     _alerts(app, parts)
     _service(app, parts)
+    page = Page(lambda r: parts.live.of(parts.caller(r, "read").prefix), parts.leaving, secured=parts.keys.secured)
+    app.router.routes.extend(page.routes)
     return app
 
 

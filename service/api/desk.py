@@ -65,6 +65,11 @@ class Desk:
         """Bring the gauges up to date."""
         self._gauge.set(self._waiting)
         self._metrics.streams.set(len(self._engine.store.ticks))
+        self._metrics.connected.set(self.healthy)
+
+    def waiting(self, prefix: str) -> int:
+        """Ticks that wait or are in work, for the tenant with this prefix; all of them without one."""
+        return self._waiting_of[prefix] if prefix else self._waiting
 
     async def settle(self, job: Job, gone: Callable[[], Awaitable[bool]]) -> bytes:
         """The answer to a job. Raises Problem: when there is no room, it failed, its deadline passed, or its client is gone."""
@@ -192,6 +197,7 @@ class Desk:
             metrics.ticks.labels("repeated").inc(repeated)
             metrics.ticks.labels("scored").inc(len(scored.ticks) - late - repeated)
             metrics.scores.observe(scored.verdicts.score)
+            metrics.drift.observe(scored)
 
 
 def _take(jobs: deque[Job], most: int) -> list[Job]:

@@ -252,7 +252,7 @@ def openapi_of_defaults() -> dict[str, Any]:
     from service.api.app import Limits, Parts, build  # noqa: PLC0415  (app imports this file)
 
     nobody: Any = SimpleNamespace(secured=True, on_alerts=None, wake=None)
-    parts = Parts(nobody, nobody, nobody, nobody, nobody, nobody, nobody, Limits(), time.time, lambda: False)
+    parts = Parts(nobody, nobody, nobody, nobody, nobody, nobody, nobody, nobody, Limits(), time.time, lambda: False)
     return openapi(build(parts), Limits(), secured=True)
 
 

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from msgspec.structs import astuple, replace
 
-from service.alerts import Reason, alerts, cloud_event, reasons
+from service.alerts import Alert, Reason, alerts, cloud_event, reasons
 from service.api.problems import Problem, internal
 from service.api.store import Answered, Changes, LastTick, Store
 from service.api.token import Seal
@@ -105,6 +105,7 @@ class Engine:
         self._streams_per_key = streams_per_key
         self._clock = clock
         self.scored: Scored | None = None  # of the last batch
+        self.on_kept: Callable[[Scored, list[Alert]], None] = lambda scored, alerts: None  # told of what is durable now
         self.restore()
 
     def restore(self) -> None:
@@ -211,9 +212,15 @@ class Engine:
             return None
         changes.verdicts += [(name, identity, to_json(scores[i])) for (name, identity), i in plan.identities.items()]
         changes.streams += self._last(scored, kept)
-        events = [cloud_event(alert) for alert in found if alert.partition == 0]
-        checkpoint = Checkpoint({0: self.store.next + len(kept)}, self._scorer.streams.changed(), events)
-        return partial(self.store.commit, checkpoint, changes)
+        found = [alert for alert in found if alert.partition == 0]
+        states, events = self._scorer.streams.changed(), [cloud_event(alert) for alert in found]
+        checkpoint = Checkpoint({0: self.store.next + len(kept)}, states, events)
+
+        def commit() -> None:
+            self.store.commit(checkpoint, changes)
+            self.on_kept(scored, found)
+
+        return commit
 
     def _sealed(self, plan: _Plan) -> Iterator[str]:
         """The states to answer, in order; their rows are forgotten here."""

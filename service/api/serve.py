@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING
 import uvicorn
 from starlette.types import ASGIApp
 
+from service.alerts import Alert
 from service.api.app import Limits, Parts, build
 from service.api.desk import Desk
 from service.api.engine import Engine
 from service.api.feed import Feed
 from service.api.guard import Guard
 from service.api.keys import Keys
+from service.api.live import Live
 from service.api.shell import Shell
 from service.api.store import Store
 from service.api.token import Seal, read_secret
@@ -29,7 +31,7 @@ from service.errors import TickwatchError
 from service.journal import event
 from service.logs.sqlite import locked
 from service.metrics import Metrics
-from service.scorer import Scorer, settle, warm_up
+from service.scorer import Scored, Scorer, settle, warm_up
 
 if TYPE_CHECKING:
     from service.tracing import Tracing
@@ -85,7 +87,8 @@ def _serve(options: Options, keys: Keys, secret: bytes, listening: socket.socket
         scheme = "https" if options.tls_cert_file else "http"
         host = f"[{options.host}]" if ":" in options.host else options.host
         url = f"{scheme}://{host}:{listening.getsockname()[1]}"
-        LOG.info("model %s scores at %s/docs", scorer.model.id, url, extra=event("started", model=scorer.model.id))
+        started = event("started", model=scorer.model.id)
+        LOG.info("model %s scores at %s/docs, and / shows it live", scorer.model.id, url, extra=started)
         if options.keys_file is None:
             LOG.warning(
                 "no API keys: only this machine can connect, and everyone on it may do everything (--keys-file)",
@@ -119,7 +122,15 @@ def application(
     engine = Engine(scorer, store, seal, options.limits.streams_per_key, clock)
     desk = Desk(engine, metrics, options.linger_ms, options.queue_ticks)
     models = ModelsAnswer([_describe(scorer, options.alert_budget)])
-    parts = Parts(desk, store, seal, keys, Feed(store), metrics, models, options.limits, clock, leaving)
+    live = Live(store, scorer, metrics.drift.psi, desk.waiting, lambda: desk.healthy)
+
+    def kept(scored: Scored, alerts: list[Alert]) -> None:
+        live.keep(scored, alerts)
+        for alert in alerts:
+            metrics.alerts.labels(alert.phase).inc()
+
+    engine.on_kept = kept
+    parts = Parts(desk, store, seal, keys, Feed(store), live, metrics, models, options.limits, clock, leaving)
     app: ASGIApp = build(parts)
     if tracing is not None:
         from service.api.traced import Traced  # noqa: PLC0415  (an extra)

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.problems import Problem, respond
 from service.journal import event
-from service.metrics import SECONDS, Metrics
+from service.metrics import SECONDS, Metrics, exemplar
 
 LOG = logging.getLogger("tickwatch")
 HEADERS = {
@@ -55,7 +55,8 @@ class Shell:
             nonlocal request, status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], *self._headers]
+                own = {name for name, _ in message["headers"]}
+                message["headers"] = [*message["headers"], *(h for h in self._headers if h[0] not in own)]
                 if status >= 500:
                     request = request or _name(scope)
                     message["headers"].append((b"x-request-id", request.encode()))
@@ -78,13 +79,18 @@ class Shell:
         finally:
             route = getattr(inner.get("route"), "path", "none")
             self._requests.labels(route, status).inc()
-            self._seconds.labels(route).observe(time.perf_counter() - began)
+            self._seconds.labels(route).observe(time.perf_counter() - began, exemplar(_header(scope, b"traceparent")))
 
     def _is_local(self, scope: Scope) -> bool:
-        hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
-        host = hosts[0] if len(hosts) == 1 else ""
+        host = _header(scope, b"host")
         name, colon, port = host.rpartition(":")
         return (name if colon and port.isdigit() else host).lower() in LOCAL
+
+
+def _header(scope: Scope, wanted: bytes) -> str:
+    """What a header says; nothing if it is not there, or more than once."""
+    values = [value for name, value in scope["headers"] if name == wanted]
+    return values[0].decode("latin-1") if len(values) == 1 else ""
 
 
 def _name(scope: Scope) -> str:

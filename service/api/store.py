@@ -186,6 +186,16 @@ class Store:
             found = db.execute(query, (after, until, first.encode(), last.encode())).fetchall()
         return found, until, until < newest
 
+    def newest(self, prefix: str, after: int, until: int, most: int) -> list[bytes]:
+        """At most so many alert events of a prefix, the newest first, with ids behind `after` up to `until`."""
+        query = (
+            "SELECT value FROM alerts WHERE id > ? AND id <= ? AND stream >= ? AND stream <= ? ORDER BY id DESC LIMIT ?"
+        )
+        after = max(after, until - ALERTS_LOOKED_AT)
+        with self.reading() as db:
+            found = db.execute(query, (after, until, prefix.encode(), _end(prefix).encode(), most)).fetchall()
+        return [value for (value,) in found]
+
     def reachable(self) -> bool:
         """Whether the file can be read."""
         try:

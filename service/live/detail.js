@@ -1,7 +1,9 @@
 // One stream: around an alert, or live. Its ticks are asked for once a second, never sent unasked.
-import { ask, at, make, moment, ms, number, time } from "./dom.js";
+import { at, make, moment, ms, number, time } from "./dom.js";
 import { chart, framed } from "./charts.js";
+import * as peer from "./peer.js";
 import { UNITS, apart, dots, pair, step } from "./series.js";
+import { ask } from "./wire.js";
 
 const ASK_MS = 1000;
 const ROWS = 50;
@@ -11,6 +13,7 @@ let chosen = null;
 let charts = [];
 let drawn = "";
 let trace = null;
+let theirs = new Map();  // scores of the other model by offset
 let timer = 0;
 
 export const configure = status => { threshold = status.threshold; };
@@ -65,13 +68,15 @@ async function load() {
     if (document.hidden && trace) return;
     const features = (trace?.courses ?? asked.alert?.reasons ?? []).map(it => it.feature).join(",");  // those once chosen stay
     const { partition, offset, stream } = asked;
-    const found = stream === undefined ? await ask("alert.json", { partition, offset, features }) : await ask("stream.json", { name: stream, features });
+    const [path, parameters] = stream === undefined ? ["alert.json", { partition, offset }] : ["stream.json", { name: stream }];
+    const [found, also] = await Promise.all([ask(path, { ...parameters, features }), peer.trace(path, parameters)]);
     if (chosen !== asked) return;
     if (found) {
       trace = found;
+      theirs = new Map(also?.offset.map((o, i) => [o, also.score[i]]));
       draw();
     } else if (!trace) say(stream ? "No tick of this stream is kept in memory; waiting for its next one." : "The ticks around this alert are no longer kept in memory.");
-    again = stream !== undefined || (found && found.offset.filter(o => o > offset).length < ENOUGH_AFTER);
+    again = stream !== undefined || peer.awaited() || (found && found.offset.filter(o => o > offset).length < ENOUGH_AFTER);
   } catch (error) {
     if (chosen === asked) say(`This did not load (${error.message}); trying again.`);
   } finally {
@@ -97,12 +102,24 @@ const marks = () => {
 
 function columns() {
   const x = trace.time_ms.map(t => t / 1e3);
-  const over = trace.score.map(score => score >= threshold ? score : null);
   return [
     [x, trace.bid, trace.ask, apart(trace)],
-    [x, trace.score, x.map(() => threshold), over],
+    ...models().map(it => [x, it.score, x.map(() => it.threshold), it.score.map(score => score >= it.threshold ? score : null)]),
     ...trace.courses.map(course => [x, course.observed, course.expected]),
   ];
+}
+
+/** The models whose scores are drawn: this worker's, and the one it is compared with if there is one. */
+function models() {
+  const own = { of: "", threshold, score: trace.score };
+  const other = peer.other();
+  return other ? [own, { of: ` of ${other.model}`, threshold: other.threshold, score: trace.offset.map(o => theirs.get(o) ?? null) }] : [own];
+}
+
+function scores({ of, threshold: over }, data) {
+  return chart(framed(at("charts"), `score${of}: 4 is one tick in 10,000; dashed is the threshold`), 110, data,
+    [dots("score", "score", 3), step("threshold", "alarm", { width: 1, dash: [6, 4] }), dots("over it", "alarm", 7)],
+    { sync: "stream", marks, scales: { y: { range: (_, low, high) => [0, Math.max(high, over) * 1.1] } } });
 }
 
 function draw() {
@@ -111,7 +128,7 @@ function draw() {
   at("follow").hidden = Boolean(chosen.stream);
   at("numbers").hidden = false;
   if (at("numbers").open) table();
-  const shape = trace.courses.map(c => c.feature).join();
+  const shape = [peer.other()?.model, ...trace.courses.map(c => c.feature)].join();
   const data = columns();
   if (shape === drawn) { charts.forEach((it, i) => it.update(data[i])); return; }
   charts.forEach(it => it.remove());
@@ -120,9 +137,8 @@ function draw() {
   const place = title => framed(at("charts"), title);
   charts = [
     chart(place("price with bid and ask"), 190, data[0], [step("bid", "bid"), step("ask", "ask"), dots("price", "price", 4)], { ...shared, values: number }),
-    chart(place("score: 4 is one tick in 10,000; dashed is the threshold"), 110, data[1], [dots("score", "score", 3), step("threshold", "alarm", { width: 1, dash: [6, 4] }), dots("over it", "alarm", 7)],
-      { ...shared, scales: { y: { range: (_, low, high) => [0, Math.max(high, threshold) * 1.1] } } }),
-    ...trace.courses.map((course, i) => chart(place(course.title), 110, data[i + 2], pair(course), { ...shared, ...UNITS[course.feature] })),
+    ...models().map((it, i) => scores(it, data[1 + i])),
+    ...trace.courses.map((course, i) => chart(place(course.title), 110, data[data.length - trace.courses.length + i], pair(course), { ...shared, ...UNITS[course.feature] })),
   ];
   drawn = shape;
 }

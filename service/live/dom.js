@@ -13,10 +13,3 @@ export const time = ms => new Date(ms).toISOString().slice(11, 23);
 export const moment = ms => new Date(ms).toISOString().replace("T", " ").replace("Z", " UTC");
 export const span = us => { const [unit, size] = [["h", 3.6e9], ["min", 6e7], ["s", 1e6], ["ms", 1e3], ["us", 1]].find(([, size]) => us >= size) ?? ["us", 1]; return `${+(us / size).toPrecision(2)} ${unit}`; };
 export const ms = alert => alert.ts / 1e6;
-
-export async function ask(path, parameters = {}) {
-  const answer = await fetch(`${path}?${new URLSearchParams(parameters)}`);
-  const body = await answer.json();
-  if (!answer.ok) throw new Error(body.detail);
-  return body;
-}

@@ -1,22 +1,25 @@
-// The page: what the worker sends, what the person chooses, and what is wrong.
-import { ask, at, make } from "./dom.js";
+// The page: what it is sent, what the person chooses, and what is wrong.
+import { at, make } from "./dom.js";
 import { chart, colour } from "./charts.js";
 import * as detail from "./detail.js";
 import * as feed from "./feed.js";
+import { drift } from "./drift.js";
 import { heat } from "./heat.js";
+import * as peer from "./peer.js";
+import { ask, keep, key, listen, secured } from "./wire.js";
 
 const PULSES = 300;
 const ENOUGH_TICKS = 5000;
 const SILENT_MS = 4000;
+const AGAIN_MS = 1000;
 let started = null;
 let anew = true;
 let status = null;
 let pulses = [];
 let pulse = null;
 let heard = 0;
-let total = 0;
 let unseen = 0;
-let source = null;
+let listening = null;
 
 // ---- what is shown stands in the address, so that it can be shared and the Back key works
 const go = parameters => { location.hash = new URLSearchParams(parameters); };
@@ -34,17 +37,50 @@ function route() {
 }
 
 // ---- connection
-function connect() {
-  source?.close();
-  source = new EventSource("events");
-  source.addEventListener("hello", hello);
-  source.addEventListener("alerts", alerts);
-  source.addEventListener("status", report);
-  source.addEventListener("error", () => {
-    lost("tickwatch does not answer. What you see is old; trying again.");
-    if (source.readyState === EventSource.CLOSED) setTimeout(connect, 2000);
-  });
+async function connect() {
+  listening?.abort();
+  const mine = listening = new AbortController();
+  if (secured && !key()) { lock(""); return; }
+  let why = "tickwatch does not answer. What you see is old; trying again.";
+  try {
+    await listen("events", mine.signal, { hello, alerts, status: report });
+  } catch (error) {
+    if (mine === listening && error.locked) { keep(""); lock(error.message); return; }
+    if (error.locked === false) why = `${error.message}; trying again.`;
+  }
+  if (mine !== listening) return;
+  lost(why);
+  setTimeout(() => { if (mine === listening) connect(); }, AGAIN_MS);
 }
+
+/** Nothing of what a key has shown stays when it no longer counts. */
+function lock(why) {
+  heard = 0;
+  listening.abort();
+  feed.add([], true);
+  detail.forget();
+  heat({ stream: [], score: [], active: 0 }, 0, chooseStream);
+  document.body.classList.add("locked");
+  at("unlock").hidden = false;
+  at("forget").hidden = true;
+  at("locked").textContent = why;
+  at("connection").dataset.state = "lost";
+  at("connection").textContent = "locked";
+  trouble("");
+  at("key").focus();
+}
+
+at("unlock").addEventListener("submit", event => {
+  event.preventDefault();
+  keep(at("key").value.trim());
+  at("key").value = "";
+  if (!key()) return;
+  at("unlock").hidden = true;
+  document.body.classList.remove("locked");
+  at("connection").textContent = "connecting";
+  connect();
+});
+at("forget").addEventListener("click", () => { keep(""); location.replace(location.pathname); });
 
 function lost(why) {
   document.body.classList.add("stale");
@@ -58,27 +94,26 @@ function trouble(why) {
   at("problem").hidden = !why;
 }
 
-function hello(event) {
-  const told = JSON.parse(event.data);
+function hello(told) {
   heard = Date.now();
+  at("forget").hidden = !secured;
+  at("metrics").hidden = secured;  // it asks for another key
+  peer.watch(told.peer, chooseAlert);
   anew = true;
   pulses = told.pulses;
   if (started !== null && started !== told.started) history.replaceState(null, "", location.pathname);  // its ticks are gone
   if (started !== told.started) { started = told.started; card(); }
 }
 
-function alerts(event) {
-  const told = JSON.parse(event.data);
-  feed.add(told.alerts, anew);
+function alerts(told) {
+  feed.add(told, anew);
   if (anew) route();
-  else if (document.hidden) unseen += told.total - total;
+  else if (document.hidden) unseen += told.length;
   anew = false;
-  total = told.total;
   document.title = unseen ? `(${unseen}) tickwatch` : "tickwatch";
 }
 
-function report(event) {
-  const told = JSON.parse(event.data);
+function report(told) {
   heard = Date.now();
   status = told.status;
   detail.configure(status);
@@ -86,8 +121,10 @@ function report(event) {
   at("connection").dataset.state = "live";
   at("connection").textContent = `live, ${new Date().toISOString().slice(11, 19)} UTC`;
   trouble(told.age > SILENT_MS / 1e3 ? `The worker has not moved for ${told.age.toFixed(0)} s: look at its log.`
-    : told.ready ? "" : "The worker is restoring its state, or can't reach its log.");
+    : told.ready ? "" : "State is being restored, or the log can't be reached.");
   counts(told.heat);
+  drift(told.drift);
+  peer.configure(status);
   heat(told.heat, status.threshold, chooseStream);
 }
 
@@ -100,10 +137,11 @@ const short = new Intl.NumberFormat("en", { notation: "compact", maximumFraction
 
 function counts(minute) {
   const last = pulses.at(-1);
+  at("rejected").parentElement.hidden = status.rejected === null;
   if (!last || status.seconds - last.seconds >= 1) pulses = [...pulses, status].slice(-PULSES);
   const then = pulses.findLast(p => status.seconds - p.seconds >= 3) ?? pulses[0];
   if (status.seconds > then.seconds) at("rate").textContent = whole((status.ticks - then.ticks) / (status.seconds - then.seconds));
-  for (const name of ["streams", "rejected", "lag", "alerts"]) at(name).textContent = whole(status[name]);
+  for (const name of ["streams", "rejected", "lag", "alerts"]) at(name).textContent = whole(status[name] ?? 0);
   at("ticks").textContent = status.ticks < 1e6 ? whole(status.ticks) : short.format(status.ticks);
   if (status.ticks) at("share").textContent = `${whole(status.alerts / status.ticks * 1e5)} in 100,000`;
   fit(minute);

@@ -128,6 +128,7 @@ def cut_wire(model: onnx.ModelProto) -> None:
 
 
 SHIPPED = shipped("gru").read_bytes()
+SPREAD = {"edges": [0.0], "shares": [0.5, 0.5]}
 DAMAGED = {
     "empty": (b"", "no tickwatch metadata|not an ONNX"),
     "text": (b"hello, this is not a model", "not an ONNX"),
@@ -149,6 +150,12 @@ DAMAGED = {
     "no thresholds": (with_card(thresholds={}), "thresholds"),
     "absurd hidden": (with_card(hidden=10**9), "hidden size"),
     "infinite prior": (with_card(standardisation={"mean": [1e999] * F, "std": [1.0] * F}), "metadata|finite"),
+    "few populations": (with_card(populations=[SPREAD] * F), "populations"),
+    "falling edges": (
+        with_card(populations=[SPREAD] * F + [{"edges": [1, 0], "shares": [0.5, 0.25, 0.25]}]),
+        "populations",
+    ),
+    "shares of more": (with_card(populations=[SPREAD] * F + [{"edges": [1], "shares": [0.5, 0.6]}]), "populations"),
     "short calibration": (with_card(calibration={"channels": [], "level": [], "excess": [], "shape": []}), "channels"),
 }
 

@@ -12,9 +12,10 @@ import pytest
 from service import autoencoder
 from service.autoencoder import Model
 from service.card import CellKind
+from service.drift import EVERY, NAMES, Drift
 from service.scorer import Scorer
 from service.ticks import Ticks
-from tests.samples import random_ticks
+from tests.samples import every, random_ticks
 from training.alarms import false_alarms
 from training.autoencoder import Autoencoder
 from training.calibrate import BUDGETS, calibrate, prior
@@ -25,9 +26,8 @@ RandomModel = Callable[[CellKind], tuple[Autoencoder, bytes]]
 
 def calibrated(random_model: RandomModel, streams: list[Ticks]) -> Model:
     network, blank = random_model("gru")
-    calibration, thresholds = calibrate(blank, streams)
     card = autoencoder.parse(blank, autoencoder.find("random")).card
-    finished = msgspec.structs.replace(card, calibration=calibration, thresholds=thresholds)
+    finished = msgspec.structs.replace(card, **calibrate(blank, streams)._asdict())
     return autoencoder.parse(export(network, finished), autoencoder.find("random"))
 
 
@@ -59,3 +59,25 @@ def test_streams_that_are_short_or_lack_quotes_and_sizes_can_be_learned_from(
         assert np.isfinite(found.mean).all()
         assert (found.std > 0).all()
         calibrated(random_model, streams)
+
+
+def test_the_ticks_that_calibrated_show_no_drift_and_those_of_another_market_do(random_model: RandomModel) -> None:
+    streams = [random_ticks(12_000, streams=1, seed=s) for s in range(3)]
+    model = calibrated(random_model, streams)
+    assert [len(p.shares) - len(p.edges) for p in model.card.populations] == [1] * len(NAMES)
+    calm = streams[0]
+    wild = replace(calm, ask=calm.ask + np.where(np.arange(12_000) % 4, 0.0, 0.5))
+    indices = []
+    for market in (calm, wild):
+        drift, scorer = Drift(lambda: 0.0), Scorer(model, 20.0)
+        drift.expect(model.card.populations)
+        scorer.score(market)  # a stream's own habits are not yet formed in its first ticks
+        later = replace(market, ts=market.ts + int(np.ptp(market.ts)) + 1)
+        batches = [scorer.score(part) for part in every(later, 100)]
+        for _ in range(EVERY):
+            for batch in batches:
+                drift.observe(batch)
+        indices.append(drift.psi())
+    assert indices[0].pop("score") < 0.25
+    assert max(indices[0].values()) < 0.1
+    assert indices[1]["spread"] > 0.25
