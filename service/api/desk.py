@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
@@ -47,6 +48,8 @@ class Desk:
         self._passing: deque[Job] = deque()  # their state came with them
         self._kept: deque[Job] = deque()  # their state is in the store
         self._alone: deque[Job] = deque()  # of a batch that failed
+        self._attended: dict[Job, Callable[[], Awaitable[bool]]] = {}  # whether the client is gone, of each unsettled job
+        self._look: asyncio.TimerHandle | None = None
         self._due = False
         self._committing: asyncio.Task[None] | None = None
         self._disk = ThreadPoolExecutor(1, "commit")
@@ -73,16 +76,14 @@ class Desk:
             raise _busy(self._waiting)
         self._waiting += n
         self._waiting_of[job.prefix] += n
-        loop = asyncio.get_running_loop()
         (self._passing if job.stream is None else self._kept).append(job)
         self._schedule(self._linger)
-        attend = loop.call_later(
-            min(ATTEND_SECONDS, job.deadline - loop.time()), lambda: loop.create_task(self._attend(job, gone))
-        )
+        self._attended[job] = gone
+        self._look_by(job.deadline)
         try:
             outcome = await job.future
         finally:
-            attend.cancel()
+            del self._attended[job]
             self._waiting -= n
             self._waiting_of[job.prefix] -= n
             if not self._waiting_of[job.prefix]:
@@ -91,18 +92,28 @@ class Desk:
             raise outcome
         return outcome
 
-    async def _attend(self, job: Job, gone: Callable[[], Awaitable[bool]]) -> None:
-        """Give the job up when its deadline passes or its client leaves; one that is being committed is answered anyway."""
+    def _look_by(self, deadline: float) -> None:
+        """Look after the jobs within ATTEND_SECONDS, or by the deadline of one."""
         loop = asyncio.get_running_loop()
-        while not job.future.done():
+        if self._look is None or deadline < self._look.when():
+            if self._look is not None:
+                self._look.cancel()
+            when = min(loop.time() + ATTEND_SECONDS, deadline)
+            self._look = loop.call_at(when, lambda: loop.create_task(self._attend()))
+
+    async def _attend(self) -> None:
+        """Give up jobs whose deadline passes or whose client leaves; one that is being committed is answered anyway."""
+        loop = asyncio.get_running_loop()
+        self._look = None
+        for job, gone in list(self._attended.items()):
             if job.taken:
                 if loop.time() >= job.deadline + STALLED_SECONDS:
                     job.settle(_stalled())
             elif loop.time() >= job.deadline or await gone():
                 job.settle(_late())
-            await asyncio.sleep(
-                ATTEND_SECONDS if job.taken else min(ATTEND_SECONDS, max(0.001, job.deadline - loop.time()))
-            )
+        waiting = [job for job in self._attended if not job.future.done()]
+        if waiting:
+            self._look_by(min((job.deadline for job in waiting if not job.taken), default=math.inf))
 
     def _schedule(self, seconds: float) -> None:
         if not self._due:

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 
 from service.api.app import Limits, Parts, build
 from service.api.desk import Desk
+from service.api.direct import Direct
 from service.api.engine import Engine
 from service.api.feed import Feed
 from service.api.guard import Guard
@@ -108,7 +109,8 @@ def application(
     desk = Desk(engine, metrics, options.linger_ms, options.queue_ticks)
     models = ModelsAnswer([_describe(scorer, options.alert_budget)])
     parts = Parts(desk, store, seal, keys, Feed(store), metrics, models, options.limits, clock, leaving)
-    return Shell(build(parts), metrics, only_local=options.keys_file is None, secure=options.tls_cert_file is not None)
+    app = Direct(build(parts), frozenset({"score", "send_ticks"}))
+    return Shell(app, metrics, only_local=options.keys_file is None, secure=options.tls_cert_file is not None)
 
 
 def _describe(scorer: Scorer, alert_budget: float) -> ModelInfo:

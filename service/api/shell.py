@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import cache
 from urllib.parse import quote
 
 from prometheus_client import Counter, Histogram
@@ -37,6 +38,8 @@ class Shell:
             "tickwatch_http_requests", "Requests by route and status", ["route", "status"], registry=r
         )
         self._seconds = Histogram("tickwatch_http_seconds", "Time to answer", ["route"], buckets=SECONDS, registry=r)
+        self._requests_of = cache(self._requests.labels)  # few, and looked up with each request
+        self._seconds_of = cache(self._seconds.labels)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -67,12 +70,12 @@ class Shell:
                 await respond(error)(inner, receive, headed)
         finally:
             route = getattr(inner.get("route"), "path", "none")
-            self._requests.labels(route, status).inc()
-            self._seconds.labels(route).observe(time.perf_counter() - began)
+            self._requests_of(route, status).inc()
+            self._seconds_of(route).observe(time.perf_counter() - began)
 
     def _is_local(self, scope: Scope) -> bool:
-        hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
-        host = hosts[0] if len(hosts) == 1 else ""
+        hosts = [value for name, value in scope["headers"] if name == b"host"]
+        host = hosts[0].decode("latin-1") if len(hosts) == 1 else ""
         name, colon, port = host.rpartition(":")
         return (name if colon and port.isdigit() else host).lower() in LOCAL
 
