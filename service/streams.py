@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,15 +78,32 @@ class Streams:
         n = len(ticks)
         top = int(ticks.partition.max(initial=0))
         self._clocks = np.append(self._clocks, np.ones(max(0, top + 1 - len(self._clocks)), np.int64))
+        edges = [0, *(np.flatnonzero(np.diff(ticks.partition)) + 1).tolist(), n]
         found = np.empty(n, np.int64)
-        held: dict[str, int] = {}
-        changed: dict[str, int] = {}
-        current, done = -1, 0
-        for i, (p, name) in enumerate(zip(ticks.partition.tolist(), ticks.stream, strict=True)):
-            if p != current:
-                held = self._rows.setdefault(p, {})
-                changed = self._changed.setdefault(p, {})
-                current = p
+        done = 0
+        for first, last in pairwise(edges):
+            if first == last:
+                continue
+            p, names = int(ticks.partition[first]), ticks.stream[first:last]
+            held, changed = self._rows.setdefault(p, {}), self._changed.setdefault(p, {})
+            seen = list(dict.fromkeys(names))
+            new = [name for name in seen if name not in held]
+            if self.most is None or len(held) + len(new) <= self.most:
+                for name in new:
+                    held[name] = self._new_row(p, name)
+                found[first:last] = list(map(held.__getitem__, names))
+                changed.update(zip(seen, map(held.__getitem__, seen), strict=True))
+            else:
+                done = self._crowded(ticks, found, done, range(first, last))
+        self._live(ticks, found, slice(done, n))
+        return found
+
+    def _crowded(self, ticks: Ticks, found: NDArray[np.int64], done: int, part: range) -> int:
+        """The rows of a part of the ticks whose partition may be too full for them; returns how far the clocks have run."""
+        p = int(ticks.partition[part.start])
+        held, changed = self._rows[p], self._changed[p]
+        for i in part:
+            name = ticks.stream[i]
             row = held.get(name)
             if row is None:
                 if self.most is not None and len(held) >= self.most:
@@ -98,8 +116,7 @@ class Streams:
                 row = held[name] = self._new_row(p, name)
             changed[name] = row
             found[i] = row
-        self._live(ticks, found, slice(done, n))
-        return found
+        return done
 
     def _live(self, ticks: Ticks, found: NDArray[np.int64], part: slice) -> None:
         """Let the clocks run over some of the ticks; whoever was idle goes on in a fresh row."""
