@@ -24,6 +24,7 @@ from service.metrics import Metrics
 
 LOG = logging.getLogger("tickwatch")
 BATCH_TICKS = 10_000
+BESIDE_TICKS = 64  # from so many on a batch is worth the way to another thread
 ATTEND_SECONDS = 0.25  # between two looks whether the client is still there
 STALLED_SECONDS = 30.0  # that a commit may take
 SHARE = 2  # the requests of one tenant fill at most this part of the queue: 1 / SHARE
@@ -53,14 +54,17 @@ class Desk:
         self._due = False
         self._committing: asyncio.Task[None] | None = None
         self._disk = ThreadPoolExecutor(1, "commit")
+        self._scoring: asyncio.Task[None] | None = None
+        self._beside = ThreadPoolExecutor(1, "score")
         self._gauge = Gauge(
             "tickwatch_http_waiting_ticks", "Ticks that wait or are being scored", registry=metrics.registry
         )
 
     async def close(self) -> None:
         """Wait for the last commit."""
-        while self._committing is not None:
-            await self._committing
+        while (work := self._scoring or self._committing) is not None:
+            await work
+        self._beside.shutdown()
         self._disk.shutdown()
 
     def measure(self) -> None:
@@ -125,18 +129,38 @@ class Desk:
                 loop.call_soon(self._turn)
 
     def _turn(self) -> None:
-        """Score what waits; what must last is answered when it does."""
+        """Score what waits, a large batch in a thread beside the loop."""
         self._due = False
+        if self._scoring is not None or (self._committing is not None and not self.healthy):
+            return  # the end of either comes back here
         jobs = self._next()
-        if jobs:
-            jobs, commit = self._score(jobs)
-            for job in jobs:
-                if commit is None or job.stream is None:
-                    job.settle(job.outcome)
-            if commit is not None:
-                kept = [job for job in jobs if job.stream is not None]
-                self._committing = asyncio.create_task(self._commit(commit, kept))
+        for job in jobs:
+            job.taken = True
+        if sum(len(job.ticks) for job in jobs) >= BESIDE_TICKS:
+            self._scoring = asyncio.create_task(self._score_beside(jobs))
+        elif jobs:
+            self._scored(*self._score(jobs))
+
+    async def _score_beside(self, jobs: list[Job]) -> None:
+        scored = await asyncio.get_running_loop().run_in_executor(self._beside, self._score, jobs)
+        self._scoring = None
+        self._scored(*scored)
+
+    def _scored(self, jobs: list[Job], commit: Callable[[], None] | None) -> None:
+        """Answer the jobs; what must last is answered when it does."""
+        for job in jobs:
+            if commit is None or job.stream is None:
+                job.settle(job.outcome)
+        if commit is not None:
+            kept = [job for job in jobs if job.stream is not None]
+            self._committing = asyncio.create_task(self._commit(commit, kept))
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """After a batch or a commit: restore if it failed, and score what came meanwhile."""
         idle = self._committing is None
+        if idle and self._scoring is None and not self.healthy:
+            self._recover()
         if self._passing or (self._alone and self._alone[0].stream is None) or (idle and (self._kept or self._alone)):
             self._schedule(0.0)
 
@@ -156,15 +180,15 @@ class Desk:
                 self.healthy = True
             commit = self._engine.score(jobs)
         except Exception as error:  # noqa: BLE001  (no request may take others with it)
-            self._recover()
+            self.healthy = False
             if len(jobs) > 1 and not isinstance(error, TickwatchError):
                 LOG.warning("a batch of %d requests failed; they are scored one by one", len(jobs))
+                for job in jobs:
+                    job.taken = False
                 self._alone.extend(jobs)
                 return [], None
             _fail(jobs, error)
             return jobs, None
-        for job in jobs:
-            job.taken = True
         self._count(jobs, time.monotonic() - began)
         return jobs, commit
 
@@ -173,7 +197,7 @@ class Desk:
         try:
             await asyncio.get_running_loop().run_in_executor(self._disk, commit)
         except Exception as error:  # noqa: BLE001
-            self._recover()
+            self.healthy = False
             _fail(jobs, error)
         self._metrics.commit_seconds.observe(time.monotonic() - began)
         self._committing = None
@@ -181,14 +205,13 @@ class Desk:
             job.settle(job.outcome)
         if self._engine.store.newest_alert > newest:
             self.on_alerts()
-        if self._kept or self._alone:
-            self._schedule(0.0)
+        self._go_on()
 
     def _recover(self) -> None:
         try:
             self._engine.restore()
+            self.healthy = True
         except TickwatchError as error:
-            self.healthy = False
             LOG.error("%s", error)  # noqa: TRY400  (a sentence needs no traceback)
 
     def _count(self, jobs: list[Job], seconds: float) -> None:
