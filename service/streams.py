@@ -38,6 +38,7 @@ class Streams:
         self.recurrent = np.zeros((64, recurrent), np.float32)
         self._life = np.zeros(64, idle.LIFE)
         self._owner = np.full(64, NOBODY, np.int32)  # partition of each row
+        self._tables = self._bytes()
         self._names: list[str] = []  # of each row that was ever used
         self._idle = round(idle_hours * HOUR) or idle.NEVER
         self.most = most
@@ -59,12 +60,12 @@ class Streams:
     @property
     def row_bytes(self) -> int:
         """Size of one row as the log stores it."""
-        return sum(table.shape[1] for table in self._bytes())
+        return sum(table.shape[1] for table in self._tables)
 
     @property
     def nbytes(self) -> int:
         """Memory held by the rows, spare ones included."""
-        return self._owner.nbytes + sum(table.nbytes for table in self._bytes())
+        return self._owner.nbytes + sum(table.nbytes for table in self._tables)
 
     def rows(self, ticks: Ticks) -> NDArray[np.int64]:
         """The row of each tick, int64 [N].
@@ -158,7 +159,7 @@ class Streams:
         return rows
 
     def _release(self, rows: list[int]) -> None:
-        for table in self._bytes():
+        for table in self._tables:
             table[rows] = 0
         self._owner[rows] = NOBODY
         self._free += rows
@@ -169,11 +170,13 @@ class Streams:
 
     def _grow(self, size: int) -> None:
         # resize in place: realloc moves pages instead of copying and never holds two tables
+        self._tables = []  # views of memory that moves
         self.features.resize(size, refcheck=False)
         self.judge.resize(size, refcheck=False)
         self.recurrent.resize((size, self.recurrent.shape[1]), refcheck=False)
         self._life.resize(size, refcheck=False)
         self._owner.resize(size, refcheck=False)
+        self._tables = self._bytes()
 
     def _expire(self, partition: int) -> None:
         """Remove the partition's rows that are idle by now: their next tick would begin anew anyway."""
@@ -217,7 +220,7 @@ class Streams:
         return [table.view(np.uint8).reshape(len(table), -1) for table in tables]
 
     def _pack(self, rows: list[int]) -> NDArray[np.uint8]:
-        return np.concatenate([table[rows] for table in self._bytes()], axis=1)
+        return np.concatenate([table[rows] for table in self._tables], axis=1)
 
     def load(self, state: PartitionState) -> None:
         """Take over a partition with the rows that the log restored; whatever was held of it is dropped."""
@@ -228,7 +231,7 @@ class Streams:
         at = self._new_rows(p, state.streams)
         self._rows[p] = dict(zip(state.streams, at.tolist(), strict=True))
         start = 0
-        for table in self._bytes():
+        for table in self._tables:
             table[at] = state.rows[:, start : start + table.shape[1]]
             start += table.shape[1]
         clock = self._life["clock"][at]
