@@ -50,7 +50,8 @@ class Desk:
         self._kept: deque[Job] = deque()  # their state is in the store
         self._alone: deque[Job] = deque()  # of a batch that failed
         self._attended: dict[Job, Callable[[], Awaitable[bool]]] = {}  # whether the client is gone, of each unsettled job
-        self._look: asyncio.TimerHandle | None = None
+        self._look: asyncio.Handle | None = None
+        self._look_at = 0.0
         self._due = False
         self._committing: asyncio.Task[None] | None = None
         self._disk = ThreadPoolExecutor(1, "commit")
@@ -99,11 +100,11 @@ class Desk:
     def _look_by(self, deadline: float) -> None:
         """Look after the jobs within ATTEND_SECONDS, or by the deadline of one."""
         loop = asyncio.get_running_loop()
-        if self._look is None or deadline < self._look.when():
+        if self._look is None or deadline < self._look_at:
             if self._look is not None:
                 self._look.cancel()
-            when = min(loop.time() + ATTEND_SECONDS, deadline)
-            self._look = loop.call_at(when, lambda: loop.create_task(self._attend()))
+            self._look_at = min(loop.time() + ATTEND_SECONDS, deadline)
+            self._look = loop.call_at(self._look_at, lambda: loop.create_task(self._attend()))
 
     async def _attend(self) -> None:
         """Give up jobs whose deadline passes or whose client leaves; one that is being committed is answered anyway."""
