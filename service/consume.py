@@ -7,7 +7,7 @@ from threading import Thread
 
 from service.connection import KafkaSettings
 from service.logs.kafka import KafkaLog
-from service.scorer import warm_up
+from service.scorer import settle, warm_up
 from service.station import Scoring, Station
 from service.stop import Stop
 from service.ticks import Decode
@@ -27,6 +27,7 @@ def consume(scoring: Scoring, kafka: KafkaSettings, decode: Decode, stop: Stop, 
     worker = station.worker
     where = f"topic {kafka.ticks} at {kafka.bootstrap_servers}; pages at {station.pages.url}/"
     LOG.info("model %s reads %s", scorer.model.id, where)
+    settle()
     try:
         while not stop.asked:
             station.step(POLL_MS)

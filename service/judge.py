@@ -100,33 +100,31 @@ class Verdicts:
 
 
 @numba.njit(cache=True, inline="always")
-def _surprise(value: float, level: float, excess: float, shape: float, share: float) -> float:
-    """-log10 of the probability to exceed `value`: linear in it up to the level, generalised Pareto beyond."""
+def _surprise(value, level, excess, shape, over, ticks, tail):  # type: ignore[no-untyped-def]
+    """-log10 of the probability to exceed `value`: linear in it up to the level, generalised Pareto beyond.
+
+    The share of values above the level so far is the tail, or less where most values are one and the same, at most twice it.
+    """
     if value <= level:
-        return min(-math.log10(share), 2.0) * max(value, 0.0) / level
+        return -math.log10(2.0 * tail) * max(value, 0.0) / level
+    share = min((over + tail * PRIOR_TICKS) / ticks, 2.0 * tail)
     beyond = (value - level) / (excess * (1.0 - shape))  # a generalised Pareto tail has scale = mean * (1 - shape)
     more = beyond if shape < 1e-6 else math.log1p(shape * beyond) / shape
     return min(-math.log10(share) + more / math.log(10.0), MAX_SCORE)
 
 
 @numba.njit(cache=True, inline="always")
-def _adapt(memory, c, value, tail, weight, floor):  # type: ignore[no-untyped-def]
+def _adapt(memory, c, value, tail, weight, rate, floor):  # type: ignore[no-untyped-def]
     """Move one channel's level towards its 1 - tail quantile (Robbins & Monro 1951) and its mean excess towards the truth."""
-    excess = memory.excess[c]
-    over = value > memory.level[c]
-    if over:
+    level, excess = memory.level[c], memory.excess[c]
+    if value > level:
         memory.over[c] += weight
-        beyond = min(value - memory.level[c], MOST_BEYOND * excess)
+        beyond = min(value - level, MOST_BEYOND * excess)
         memory.excess[c] = max(excess + weight * (beyond - excess) / (memory.over[c] + PRIOR_EXCESSES), floor)
-    rate = weight / (min(memory.seen, LEVEL_TICKS[1]) + LEVEL_TICKS[0])
-    step = rate * excess / tail * ((1.0 if over else 0.0) - tail)
-    memory.level[c] = max(memory.level[c] + step, floor)
-
-
-@numba.njit(cache=True, inline="always")
-def _share(memory, c, tail):  # type: ignore[no-untyped-def]
-    """Share of values above the level so far: the tail, or less where most values are one and the same."""
-    return min((memory.over[c] + tail * PRIOR_TICKS) / (memory.seen + PRIOR_TICKS), 2.0 * tail)
+        level += rate * excess * (1.0 / tail - 1.0)
+    else:
+        level -= rate * excess
+    memory.level[c] = max(level, floor)
 
 
 @numba.njit(cache=True)
@@ -160,25 +158,27 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
             trend[i, j] = m.trend[j]
             misfit[i, j] = m.misfit[j]
 
+        ticks = m.seen + PRIOR_TICKS
         evidence = 0.0
         for c in range(C):
             if values.shape[0] > 0:
                 values[i, c] = value[c]
             tails[i, c] = 0.0
             if not math.isnan(value[c]):
-                tails[i, c] = _surprise(value[c], m.level[c], m.excess[c], shape[c], _share(m, c, TAIL))
+                tails[i, c] = _surprise(value[c], m.level[c], m.excess[c], shape[c], m.over[c], ticks, TAIL)
             evidence = max(evidence, tails[i, c])
-        final = _surprise(evidence, m.level[C], m.excess[C], shape[C], _share(m, C, EVIDENCE_TAIL))
+        final = _surprise(evidence, m.level[C], m.excess[C], shape[C], m.over[C], ticks, EVIDENCE_TAIL)
         final *= min(1.0, (m.seen + 1.0) / WARM_UP)
         score[i] = final
 
         strange = final >= STRANGE
         weight = 0.0 if m.seen < FIRST else LITTLE if m.strange > 0 or (strange and not folded) else 1.0
+        rate = weight / (min(m.seen, LEVEL_TICKS[1]) + LEVEL_TICKS[0])
         for c in range(C):
             if not math.isnan(value[c]):
-                _adapt(m, c, value[c], TAIL, weight, least[c])
+                _adapt(m, c, value[c], TAIL, weight, rate, least[c])
         if folded:  # so that ticks that come again change no later score of the others
-            _adapt(m, C, evidence, EVIDENCE_TAIL, weight, least[C])
+            _adapt(m, C, evidence, EVIDENCE_TAIL, weight, rate, least[C])
             m.seen += 1
             m.strange = QUIET if strange else max(m.strange - 1, 0)
 

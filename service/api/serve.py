@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import ipaddress
 import logging
 import socket
@@ -29,7 +28,7 @@ from service.autoencoder import find, load
 from service.errors import TickwatchError
 from service.logs.sqlite import locked
 from service.metrics import Metrics
-from service.scorer import Scorer, warm_up
+from service.scorer import Scorer, settle, warm_up
 
 LOG = logging.getLogger("tickwatch")
 FILE = "serve.sqlite"
@@ -84,9 +83,7 @@ def _serve(options: Options, keys: Keys, secret: bytes, listening: socket.socket
             )
         if options.state_key_file is None:
             LOG.warning("states of POST /v1/score are good for this process only (--state-key-file makes them last)")
-        gc.collect()
-        gc.freeze()  # what is there by now stays, and need not be looked through again and again
-        gc.set_threshold(50_000, 20, 50)  # a batch makes thousands of short-lived tuples, none of them in a cycle
+        settle()
         server.run(sockets=[listening])
     finally:
         store.close()
