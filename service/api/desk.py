@@ -49,7 +49,9 @@ class Desk:
         self._passing: deque[Job] = deque()  # their state came with them
         self._kept: deque[Job] = deque()  # their state is in the store
         self._alone: deque[Job] = deque()  # of a batch that failed
-        self._attended: dict[Job, Callable[[], Awaitable[bool]]] = {}  # whether the client is gone, of each unsettled job
+        self._attended: dict[
+            Job, Callable[[], Awaitable[bool]]
+        ] = {}  # whether the client is gone, of each unsettled job
         self._look: asyncio.Handle | None = None
         self._look_at = 0.0
         self._due = False
