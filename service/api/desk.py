@@ -24,7 +24,7 @@ from service.metrics import Metrics
 
 LOG = logging.getLogger("tickwatch")
 BATCH_TICKS = 10_000
-BESIDE_TICKS = 64  # from so many on a batch is worth the way to another thread
+BESIDE_TICKS = 256  # from so many on a batch is worth the way to another thread
 ATTEND_SECONDS = 0.25  # between two looks whether the client is still there
 STALLED_SECONDS = 30.0  # that a commit may take
 SHARE = 2  # the requests of one tenant fill at most this part of the queue: 1 / SHARE

@@ -26,7 +26,7 @@ class Direct:
         if scope["type"] == "http":
             for route in self._routes:
                 found = route.path_regex.match(scope["path"])
-                if found and scope["method"] in route.methods:
+                if found and scope["method"] in (route.methods or ()):
                     scope["route"] = route
                     try:
                         response = await route.endpoint(Request(scope, receive), **found.groupdict())
