@@ -32,8 +32,8 @@ class Block:
 
 def plan(rows: NDArray[np.int64]) -> list[Block]:
     """Blocks that cover a batch, to be scored in this order. `rows` int64 [N] is the state row of each tick, in log order."""
-    if len(rows) == 0:
-        return []
+    if len(rows) < 2:
+        return [Block(np.zeros((1, 1), np.int64), rows)] if len(rows) else []
     order = np.argsort(rows, kind="stable")
     ordered = rows[order]
     start = np.concatenate([[0], np.flatnonzero(ordered[1:] != ordered[:-1]) + 1])  # of each stream's ticks in `order`

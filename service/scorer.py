@@ -19,6 +19,9 @@ from service.ticks import Ticks, decode
 IDLE_HOURS = 168.0  # a week, so that no weekend makes a stream begin anew
 
 
+NO_TICKS, _ = decode(Records(np.zeros(0, np.int32), np.zeros(0, np.int64), [], []))
+
+
 @dataclass(frozen=True)
 class Scored:
     """Everything known about a batch after scoring: N ticks, their features, the expectation float32 [N, F], the verdicts.
@@ -79,14 +82,17 @@ class Scorer:
         """Score the ticks in order and move their streams' state on. Any split into batches gives the same bits."""
         streams = self.streams
         rows = streams.rows(ticks)
-        refused = ticks.take(np.flatnonzero(rows < 0))
-        if len(refused):
+        refused = NO_TICKS
+        if rows.min(initial=0) < 0:
             known = np.flatnonzero(rows >= 0)
+            refused = ticks.take(np.flatnonzero(rows < 0))
             ticks, rows = ticks.take(known), rows[known]
         found = features(ticks, rows, streams.features, self._prior)
-        x = found.x
-        expected = np.zeros_like(x)
-        folded = np.flatnonzero(found.folded)
-        expected[folded] = self.model.reconstruct(x[folded], rows[folded], streams.recurrent)
+        x, folded = found.x, found.folded
+        if folded.all():
+            expected = self.model.reconstruct(x, rows, streams.recurrent)
+        else:
+            expected = np.zeros_like(x)
+            expected[folded] = self.model.reconstruct(x[folded], rows[folded], streams.recurrent)
         verdicts = self._judge.judge(ticks.offset, rows, found, x, expected, streams.judge)
         return Scored(ticks, rows, found, expected, verdicts, refused)

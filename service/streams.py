@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,7 @@ class Streams:
         self.recurrent = np.zeros((64, recurrent), np.float32)
         self._life = np.zeros(64, idle.LIFE)
         self._owner = np.full(64, NOBODY, np.int32)  # partition of each row
+        self._tables = self._bytes()
         self._names: list[str] = []  # of each row that was ever used
         self._idle = round(idle_hours * HOUR) or idle.NEVER
         self.most = most
@@ -58,12 +60,12 @@ class Streams:
     @property
     def row_bytes(self) -> int:
         """Size of one row as the log stores it."""
-        return sum(table.shape[1] for table in self._bytes())
+        return sum(table.shape[1] for table in self._tables)
 
     @property
     def nbytes(self) -> int:
         """Memory held by the rows, spare ones included."""
-        return self._owner.nbytes + sum(table.nbytes for table in self._bytes())
+        return self._owner.nbytes + sum(table.nbytes for table in self._tables)
 
     def rows(self, ticks: Ticks) -> NDArray[np.int64]:
         """The row of each tick, int64 [N].
@@ -77,15 +79,32 @@ class Streams:
         n = len(ticks)
         top = int(ticks.partition.max(initial=0))
         self._clocks = np.append(self._clocks, np.ones(max(0, top + 1 - len(self._clocks)), np.int64))
+        edges = [0, *(np.flatnonzero(np.diff(ticks.partition)) + 1).tolist(), n]
         found = np.empty(n, np.int64)
-        held: dict[str, int] = {}
-        changed: dict[str, int] = {}
-        current, done = -1, 0
-        for i, (p, name) in enumerate(zip(ticks.partition.tolist(), ticks.stream, strict=True)):
-            if p != current:
-                held = self._rows.setdefault(p, {})
-                changed = self._changed.setdefault(p, {})
-                current = p
+        done = 0
+        for first, last in pairwise(edges):
+            if first == last:
+                continue
+            p, names = int(ticks.partition[first]), ticks.stream[first:last]
+            held, changed = self._rows.setdefault(p, {}), self._changed.setdefault(p, {})
+            seen = list(dict.fromkeys(names))
+            new = [name for name in seen if name not in held]
+            if self.most is None or len(held) + len(new) <= self.most:
+                for name in new:
+                    held[name] = self._new_row(p, name)
+                found[first:last] = list(map(held.__getitem__, names))
+                changed.update(zip(seen, map(held.__getitem__, seen), strict=True))
+            else:
+                done = self._crowded(ticks, found, done, range(first, last))
+        self._live(ticks, found, slice(done, n))
+        return found
+
+    def _crowded(self, ticks: Ticks, found: NDArray[np.int64], done: int, part: range) -> int:
+        """The rows of a part of the ticks whose partition may be too full for them; returns how far the clocks have run."""
+        p = int(ticks.partition[part.start])
+        held, changed = self._rows[p], self._changed[p]
+        for i in part:
+            name = ticks.stream[i]
             row = held.get(name)
             if row is None:
                 if self.most is not None and len(held) >= self.most:
@@ -98,8 +117,7 @@ class Streams:
                 row = held[name] = self._new_row(p, name)
             changed[name] = row
             found[i] = row
-        self._live(ticks, found, slice(done, n))
-        return found
+        return done
 
     def _live(self, ticks: Ticks, found: NDArray[np.int64], part: slice) -> None:
         """Let the clocks run over some of the ticks; whoever was idle goes on in a fresh row."""
@@ -141,7 +159,7 @@ class Streams:
         return rows
 
     def _release(self, rows: list[int]) -> None:
-        for table in self._bytes():
+        for table in self._tables:
             table[rows] = 0
         self._owner[rows] = NOBODY
         self._free += rows
@@ -152,11 +170,13 @@ class Streams:
 
     def _grow(self, size: int) -> None:
         # resize in place: realloc moves pages instead of copying and never holds two tables
+        self._tables = []  # views of memory that moves
         self.features.resize(size, refcheck=False)
         self.judge.resize(size, refcheck=False)
         self.recurrent.resize((size, self.recurrent.shape[1]), refcheck=False)
         self._life.resize(size, refcheck=False)
         self._owner.resize(size, refcheck=False)
+        self._tables = self._bytes()
 
     def _expire(self, partition: int) -> None:
         """Remove the partition's rows that are idle by now: their next tick would begin anew anyway."""
@@ -200,7 +220,7 @@ class Streams:
         return [table.view(np.uint8).reshape(len(table), -1) for table in tables]
 
     def _pack(self, rows: list[int]) -> NDArray[np.uint8]:
-        return np.concatenate([table[rows] for table in self._bytes()], axis=1)
+        return np.concatenate([table[rows] for table in self._tables], axis=1)
 
     def load(self, state: PartitionState) -> None:
         """Take over a partition with the rows that the log restored; whatever was held of it is dropped."""
@@ -211,7 +231,7 @@ class Streams:
         at = self._new_rows(p, state.streams)
         self._rows[p] = dict(zip(state.streams, at.tolist(), strict=True))
         start = 0
-        for table in self._bytes():
+        for table in self._tables:
             table[at] = state.rows[:, start : start + table.shape[1]]
             start += table.shape[1]
         clock = self._life["clock"][at]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import zlib
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.types import Receive
 
 from service.api.problems import Problem
 
@@ -13,33 +13,36 @@ SECONDS = 20.0  # for a whole body to arrive
 _CLOSE = {"Connection": "close"}  # what still comes of the body must not be waited for
 
 
-async def read_body(request: Request, most: int, seconds: float = SECONDS) -> bytes:
+async def read_body(receive: Receive, headers: dict[str, str], most: int, seconds: float = SECONDS) -> bytes:
     """The unpacked body. Raises Problem when it is larger than `most` bytes, too slow, or packed in an unknown way."""
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    encoding = headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", "gzip"):
         detail = f"Content-Encoding {encoding[:100]!r} is not understood."
         raise Problem("media-type", detail, "Send the body plain or as gzip.", "Content-Encoding", _CLOSE)
-    length = request.headers.get("content-length", "")
+    length = headers.get("content-length", "")
     if length.isdecimal() and int(length) > most:
         raise _too_large(most)
     try:
         async with asyncio.timeout(seconds):
-            body = await _gather(request, most)
+            body = await _gather(receive, most)
     except TimeoutError as error:
         detail = f"The body did not arrive within {seconds:g} s."
         raise Problem("timeout", detail, "Send it faster, or in smaller requests.", headers=_CLOSE) from error
-    except ClientDisconnect as error:
-        raise Problem("timeout", "The client went away.", "Stay connected.", headers=_CLOSE) from error
     return body if encoding == "identity" else _unzip(body, most)
 
 
-async def _gather(request: Request, most: int) -> bytes:
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
+async def _gather(receive: Receive, most: int) -> bytes:
+    parts: list[bytes] = []
+    size, more = 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Problem("timeout", "The client went away.", "Stay connected.", headers=_CLOSE)
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
         if size > most:
             raise _too_large(most)
-        parts.append(part)
+        more = message.get("more_body", False)
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 

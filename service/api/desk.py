@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
@@ -24,6 +25,7 @@ from service.metrics import Metrics
 
 LOG = logging.getLogger("tickwatch")
 BATCH_TICKS = 10_000
+BESIDE_TICKS = 256  # from so many on a batch is worth the way to another thread
 ATTEND_SECONDS = 0.25  # between two looks whether the client is still there
 STALLED_SECONDS = 30.0  # that a commit may take
 SHARE = 2  # the requests of one tenant fill at most this part of the queue: 1 / SHARE
@@ -48,17 +50,25 @@ class Desk:
         self._passing: deque[Job] = deque()  # their state came with them
         self._kept: deque[Job] = deque()  # their state is in the store
         self._alone: deque[Job] = deque()  # of a batch that failed
+        self._attended: dict[
+            Job, Callable[[], Awaitable[bool]]
+        ] = {}  # whether the client is gone, of each unsettled job
+        self._look: asyncio.Handle | None = None
+        self._look_at = 0.0
         self._due = False
         self._committing: asyncio.Task[None] | None = None
         self._disk = ThreadPoolExecutor(1, "commit")
+        self._scoring: asyncio.Task[None] | None = None
+        self._beside = ThreadPoolExecutor(1, "score")
         self._gauge = Gauge(
             "tickwatch_http_waiting_ticks", "Ticks that wait or are being scored", registry=metrics.registry
         )
 
     async def close(self) -> None:
         """Wait for the last commit."""
-        while self._committing is not None:
-            await self._committing
+        while (work := self._scoring or self._committing) is not None:
+            await work
+        self._beside.shutdown()
         self._disk.shutdown()
 
     def measure(self) -> None:
@@ -79,16 +89,14 @@ class Desk:
             raise _busy(self._waiting)
         self._waiting += n
         self._waiting_of[job.prefix] += n
-        loop = asyncio.get_running_loop()
         (self._passing if job.stream is None else self._kept).append(job)
         self._schedule(self._linger)
-        attend = loop.call_later(
-            min(ATTEND_SECONDS, job.deadline - loop.time()), lambda: loop.create_task(self._attend(job, gone))
-        )
+        self._attended[job] = gone
+        self._look_by(job.deadline)
         try:
             outcome = await job.future
         finally:
-            attend.cancel()
+            del self._attended[job]
             self._waiting -= n
             self._waiting_of[job.prefix] -= n
             if not self._waiting_of[job.prefix]:
@@ -97,18 +105,28 @@ class Desk:
             raise outcome
         return outcome
 
-    async def _attend(self, job: Job, gone: Callable[[], Awaitable[bool]]) -> None:
-        """Give the job up when its deadline passes or its client leaves; one that is being committed is answered anyway."""
+    def _look_by(self, deadline: float) -> None:
+        """Look after the jobs within ATTEND_SECONDS, or by the deadline of one."""
         loop = asyncio.get_running_loop()
-        while not job.future.done():
+        if self._look is None or deadline < self._look_at:
+            if self._look is not None:
+                self._look.cancel()
+            self._look_at = min(loop.time() + ATTEND_SECONDS, deadline)
+            self._look = loop.call_at(self._look_at, lambda: loop.create_task(self._attend()))
+
+    async def _attend(self) -> None:
+        """Give up jobs whose deadline passes or whose client leaves; one that is being committed is answered anyway."""
+        loop = asyncio.get_running_loop()
+        self._look = None
+        for job, gone in list(self._attended.items()):
             if job.taken:
                 if loop.time() >= job.deadline + STALLED_SECONDS:
                     job.settle(_stalled())
             elif loop.time() >= job.deadline or await gone():
                 job.settle(_late())
-            await asyncio.sleep(
-                ATTEND_SECONDS if job.taken else min(ATTEND_SECONDS, max(0.001, job.deadline - loop.time()))
-            )
+        waiting = [job for job in self._attended if not job.future.done()]
+        if waiting:
+            self._look_by(min((job.deadline for job in waiting if not job.taken), default=math.inf))
 
     def _schedule(self, seconds: float) -> None:
         if not self._due:
@@ -120,18 +138,38 @@ class Desk:
                 loop.call_soon(self._turn)
 
     def _turn(self) -> None:
-        """Score what waits; what must last is answered when it does."""
+        """Score what waits, a large batch in a thread beside the loop."""
         self._due = False
+        if self._scoring is not None or (self._committing is not None and not self.healthy):
+            return  # the end of either comes back here
         jobs = self._next()
-        if jobs:
-            jobs, commit = self._score(jobs)
-            for job in jobs:
-                if commit is None or job.stream is None:
-                    job.settle(job.outcome)
-            if commit is not None:
-                kept = [job for job in jobs if job.stream is not None]
-                self._committing = asyncio.create_task(self._commit(commit, kept))
+        for job in jobs:
+            job.taken = True
+        if sum(len(job.ticks) for job in jobs) >= BESIDE_TICKS:
+            self._scoring = asyncio.create_task(self._score_beside(jobs))
+        elif jobs:
+            self._scored(*self._score(jobs))
+
+    async def _score_beside(self, jobs: list[Job]) -> None:
+        scored = await asyncio.get_running_loop().run_in_executor(self._beside, self._score, jobs)
+        self._scoring = None
+        self._scored(*scored)
+
+    def _scored(self, jobs: list[Job], commit: Callable[[], None] | None) -> None:
+        """Answer the jobs; what must last is answered when it does."""
+        for job in jobs:
+            if commit is None or job.stream is None:
+                job.settle(job.outcome)
+        if commit is not None:
+            kept = [job for job in jobs if job.stream is not None]
+            self._committing = asyncio.create_task(self._commit(commit, kept))
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """After a batch or a commit: restore if it failed, and score what came meanwhile."""
         idle = self._committing is None
+        if idle and self._scoring is None and not self.healthy:
+            self._recover()
         if self._passing or (self._alone and self._alone[0].stream is None) or (idle and (self._kept or self._alone)):
             self._schedule(0.0)
 
@@ -151,16 +189,16 @@ class Desk:
                 self.healthy = True
             commit = self._engine.score(jobs)
         except Exception as error:  # noqa: BLE001  (no request may take others with it)
-            self._recover()
+            self.healthy = False
             if len(jobs) > 1 and not isinstance(error, TickwatchError):
                 failed = event("batch_failed", requests=len(jobs))
                 LOG.warning("a batch of %d requests failed; they are scored one by one", len(jobs), extra=failed)
+                for job in jobs:
+                    job.taken = False
                 self._alone.extend(jobs)
                 return [], None
             _fail(jobs, error)
             return jobs, None
-        for job in jobs:
-            job.taken = True
         self._count(jobs, time.monotonic() - began)
         return jobs, commit
 
@@ -169,7 +207,7 @@ class Desk:
         try:
             await asyncio.get_running_loop().run_in_executor(self._disk, commit)
         except Exception as error:  # noqa: BLE001
-            self._recover()
+            self.healthy = False
             _fail(jobs, error)
         self._metrics.commit_seconds.observe(time.monotonic() - began)
         self._committing = None
@@ -177,14 +215,13 @@ class Desk:
             job.settle(job.outcome)
         if self._engine.store.newest_alert > newest:
             self.on_alerts()
-        if self._kept or self._alone:
-            self._schedule(0.0)
+        self._go_on()
 
     def _recover(self) -> None:
         try:
             self._engine.restore()
+            self.healthy = True
         except TickwatchError as error:
-            self.healthy = False
             LOG.error("%s", error, extra=event("unhealthy"))  # noqa: TRY400  (a sentence needs no traceback)
 
     def _count(self, jobs: list[Job], seconds: float) -> None:

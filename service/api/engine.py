@@ -32,7 +32,7 @@ AHEAD_SECONDS = 86_400  # a time that lies further ahead would make all later ti
 to_json = msgspec.json.Encoder().encode
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Job:
     """A request that waits to be scored, and then its outcome: the answer's bytes or a problem.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from service.api.store import Store
 from service.api.wire import AlertsAnswer
 
 FOLLOWERS = 200
+SHARE = 2  # those of one tenant are at most this part of them: 1 / SHARE
 LOOK_SECONDS = 1.0  # until a follower sees that its key was withdrawn or the service is ending
 HEARTBEAT_SECONDS = 15.0  # keeps proxies from closing a quiet connection
 PAGE = 500
@@ -48,7 +50,7 @@ class Feed:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._news = asyncio.Event()
-        self._followers = 0
+        self._followers: Counter[str] = Counter()  # by the prefix of their keys
 
     def wake(self) -> None:
         """New alerts are durable."""
@@ -77,15 +79,17 @@ class Feed:
         """Events behind the id `after`, for as long as `allowed` says so, or those there are. Raises Problem if many follow."""
         if wanted.stream is not None:
             wanted.caller.require(wanted.stream, "stream")
-        if self._followers >= FOLLOWERS:
-            detail = f"{self._followers} clients follow the alerts already."
+        prefix = wanted.caller.prefix
+        share = FOLLOWERS if not prefix else FOLLOWERS // SHARE
+        if self._followers.total() >= FOLLOWERS or self._followers[prefix] >= share:
+            detail = f"{self._followers[prefix]} clients with such a key follow the alerts already."
             raise Problem("busy", detail, "Try again later, or ask GET /v1/alerts.", headers={"Retry-After": "5"})
         return self._events(wanted, after, allowed, forever=forever)
 
     async def _events(
         self, wanted: Wanted, after: int, allowed: Callable[[], bool], *, forever: bool
     ) -> AsyncIterator[bytes]:
-        self._followers += 1
+        self._followers[wanted.caller.prefix] += 1
         try:
             yield b"retry: 1000\n\n"
             said = time.monotonic()
@@ -108,4 +112,4 @@ class Feed:
         except Problem:
             return  # the key was withdrawn
         finally:
-            self._followers -= 1
+            self._followers[wanted.caller.prefix] -= 1

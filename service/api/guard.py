@@ -15,6 +15,33 @@ HEADER_BYTES = 64 * 1024
 CONNECTIONS = 2000
 
 
+class Gathering:
+    """A transport that sends what is written in one turn of the loop in one system call; uvicorn writes head and body apart."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._written: list[bytes] = []
+        self.is_closing = transport.is_closing
+
+    def write(self, data: bytes) -> None:
+        if not self._written:
+            self._loop.call_soon(self._flush)
+        self._written.append(data)
+
+    def _flush(self) -> None:
+        if self._written and not self.is_closing():
+            self._transport.write(b"".join(self._written))
+        self._written.clear()
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+
 class Guard(HttpToolsProtocol):
     """uvicorn's protocol with limits: seconds and bytes of a request's headers, seconds of a blocked answer, connections."""
 
@@ -26,10 +53,12 @@ class Guard(HttpToolsProtocol):
         super().__init__(*args, **options)
         self._patience: asyncio.TimerHandle | None = None  # with headers that are not complete
         self._unread: asyncio.TimerHandle | None = None
+        self._in_headers = False
         self._header_bytes = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
+        self.transport = Gathering(self.transport, self.loop)  # type: ignore[assignment]
         if len(self.connections) > self.connections_allowed:
             self._refuse(Problem("unavailable", "Too many connections are open.", "Try again later."))
             return
@@ -44,7 +73,8 @@ class Guard(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         super().data_received(data)
-        if self._patience is not None:
+        if self._in_headers:
+            self._await_headers()  # only now, for most requests come whole
             self._header_bytes += len(data)
             if self._header_bytes > HEADER_BYTES:
                 detail = f"The headers are larger than {HEADER_BYTES} bytes."
@@ -52,7 +82,7 @@ class Guard(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._await_headers()
+        self._in_headers = True
 
     def on_headers_complete(self) -> None:
         self._headers_came()
@@ -64,6 +94,7 @@ class Guard(HttpToolsProtocol):
             self._patience = self.loop.call_later(self.header_seconds, self._too_slow)
 
     def _headers_came(self) -> None:
+        self._in_headers = False
         if self._patience is not None:
             self._patience.cancel()
             self._patience = None

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 from service.alerts import Alert
 from service.api.app import Limits, Parts, build
 from service.api.desk import Desk
+from service.api.direct import Direct
 from service.api.engine import Engine
 from service.api.feed import Feed
 from service.api.guard import Guard
@@ -131,7 +132,7 @@ def application(
 
     engine.on_kept = kept
     parts = Parts(desk, store, seal, keys, Feed(store), live, metrics, models, options.limits, clock, leaving)
-    app: ASGIApp = build(parts)
+    app: ASGIApp = Direct(build(parts), frozenset({"score", "send_ticks"}))
     if tracing is not None:
         from service.api.traced import Traced  # noqa: PLC0415  (an extra)
 

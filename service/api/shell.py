@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
+from functools import cache
 from urllib.parse import quote
 from uuid import uuid4
 
@@ -41,6 +42,8 @@ class Shell:
             "tickwatch_http_requests", "Requests by route and status", ["route", "status"], registry=r
         )
         self._seconds = Histogram("tickwatch_http_seconds", "Time to answer", ["route"], buckets=SECONDS, registry=r)
+        self._requests_of = cache(self._requests.labels)  # few, and looked up with each request
+        self._seconds_of = cache(self._seconds.labels)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -78,8 +81,8 @@ class Shell:
                 await respond(error)(inner, receive, headed)
         finally:
             route = getattr(inner.get("route"), "path", "none")
-            self._requests.labels(route, status).inc()
-            self._seconds.labels(route).observe(time.perf_counter() - began, exemplar(_header(scope, b"traceparent")))
+            self._requests_of(route, status).inc()
+            self._seconds_of(route).observe(time.perf_counter() - began, exemplar(_header(scope, b"traceparent")))
 
     def _is_local(self, scope: Scope) -> bool:
         host = _header(scope, b"host")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import binascii
-import hashlib
 import hmac
 import secrets
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ from numpy.typing import NDArray
 from service.api.problems import Problem
 from service.errors import TickwatchError
 
-VERSION = b"tws1"
+VERSION = b"tws2"
 LEAST_SECRET = 32  # bytes
 _START = "Send the streams' ticks without state; they begin anew."
 
@@ -39,12 +37,12 @@ class Seal:
     def close(self, streams: list[str], rows: NDArray[np.uint8]) -> str:
         """The state of n streams with their rows uint8 [n, row_bytes], as text for a client to keep."""
         content = msgspec.msgpack.encode(_Content(self.layout, streams, rows.tobytes()))
-        return base64.urlsafe_b64encode(VERSION + self._mark(content) + content).decode()
+        return binascii.b2a_base64(VERSION + self._mark(content) + content, newline=False).decode()
 
     def open(self, state: str) -> tuple[list[str], NDArray[np.uint8]]:
         """The streams and rows in a state. Raises Problem when it is not ours, or another model's."""
         try:
-            sealed = base64.b64decode(state.encode("ascii"), b"-_", validate=True)
+            sealed = binascii.a2b_base64(state.encode("ascii"), strict_mode=True)
         except (ValueError, binascii.Error) as error:
             raise self._forged() from error
         mark, content = sealed[4:36], sealed[36:]
@@ -58,7 +56,7 @@ class Seal:
         return found.streams, np.frombuffer(found.rows, np.uint8).reshape(len(found.streams), self.row_bytes)
 
     def _mark(self, content: bytes) -> bytes:
-        return hmac.digest(self.secret, VERSION + content, hashlib.sha256)
+        return hmac.digest(self.secret, VERSION + content, "sha256")
 
     def _forged(self) -> Problem:
         remedy = f"Send the state of an answer unchanged. {_START}"

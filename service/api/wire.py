@@ -185,7 +185,7 @@ T = TypeVar("T")
 _score_request = msgspec.json.Decoder(ScoreRequest)
 _ticks_request = msgspec.json.Decoder(TicksRequest)
 _tick = msgspec.json.Decoder(Tick)
-_stream_of, _ts_of, _seq_of = attrgetter("stream"), attrgetter("ts"), attrgetter("seq")
+stream_of, _ts_of, _seq_of = attrgetter("stream"), attrgetter("ts"), attrgetter("seq")
 _state_line = msgspec.json.Decoder(_StateLine)
 
 
@@ -236,7 +236,7 @@ def _check_count(n: int, most: int) -> None:
 
 
 def _complete(ticks: list[Tick], stream: str | None) -> None:
-    named = set(map(_stream_of, ticks))
+    named = set(map(stream_of, ticks))
     if stream is None and None in named:
         i = next(i for i, tick in enumerate(ticks) if tick.stream is None)
         raise invalid(f"ticks[{i}].stream", "is missing")

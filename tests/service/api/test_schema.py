@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
@@ -35,14 +36,15 @@ def test_no_request_shows_the_service_to_differ_from_its_document(
     keys = tmp_path / "keys.jsonl"
     key = new_key(keys, "score", "read", "admin")
     given = ["--keys-file", str(keys)] if secured else []
-    with server(tmp_path, *given) as running:
-        command = [str(SCHEMATHESIS), "run", f"{running.url}/openapi.json", "--checks", "all", "-n", str(examples)]
-        command += ["--suppress-health-check", "all", "--request-timeout", "30"]
-        command += ["-H", f"Authorization: Bearer {key}"] if secured else []
-        looking = [
-            subprocess.Popen([*command, "--seed", str(seed)], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
-            for seed in seeds  # each in a process, for its threads break Python 3.11's parser
-        ]
+    options = ["--checks", "all", "-n", str(examples), "--suppress-health-check", "all", "--request-timeout", "30"]
+    options += ["-H", f"Authorization: Bearer {key}"] if secured else []
+    with ExitStack() as servers:
+        looking = []
+        for seed in seeds:  # each in a process, for its threads break Python 3.11's parser
+            # and on a server of its own: a stream that one deletes another would make again
+            running = servers.enter_context(server(tmp_path / str(seed), *given))
+            command = [str(SCHEMATHESIS), "run", f"{running.url}/openapi.json", "--seed", str(seed), *options]
+            looking.append(subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True))
         told = [one.communicate()[0] for one in looking]
     assert not [text[-8000:] for one, text in zip(looking, told, strict=True) if one.returncode]
     assert sum(int(n) for text in told for n in re.findall(r"(\d+) generated", text)) >= least

@@ -103,6 +103,23 @@ def _send_on(running: Server, name: str, ticks: list[dict[str, Any]], scores: li
             scores.append(answer.json()["ticks"][0]["score"])
 
 
+def test_what_was_called_too_late_has_changed_nothing_and_what_was_answered_counts(tmp_path: Path) -> None:
+    """Many large requests at once, most with deadlines that pass before, while or after they are scored."""
+
+    def ask(number: int) -> tuple[str, int]:
+        name, deadline = f"S{number}", (1, 5, 20, 100, 5000)[number % 5]
+        with running.client() as client:
+            headers = {"Deadline-Ms": str(deadline)}
+            return name, client.post(f"/v1/streams/{name}/ticks", json={"ticks": BODY}, headers=headers).status_code
+
+    with server(tmp_path) as running, ThreadPoolExecutor(10) as pool:
+        told = dict(pool.map(ask, range(30)))
+        with running.client() as client:
+            kept = {s["stream"]: s["ticks"] for s in client.get("/v1/streams").json()["streams"]}
+        assert set(told.values()) == {200, 429}
+        assert kept == {name: len(BODY) for name, status in told.items() if status == 200}
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_after_what_has_begun(tmp_path: Path, number: signal.Signals) -> None:
     with server(tmp_path, "--linger-ms", "800") as running, running.client() as client:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import httpx
 import numpy as np
 import pytest
 
-from service.api.keys import Keys, create, parse
+from service.api.feed import FOLLOWERS, Feed, Wanted
+from service.api.keys import Key, Keys, create, parse
 from service.api.problems import Problem
 from service.api.serve import Options
 from service.api.token import Seal
@@ -62,6 +64,26 @@ def test_two_tenants_see_and_move_only_their_own_streams(tmp_path: Path, keys: P
         alerts = client.get("/v1/alerts", headers=ours).json()["alerts"]
         assert {alert["subject"] for alert in alerts} == {"ours:A"}
         assert client.get("/v1/streams/theirs:A", headers=theirs).json()["ticks"] == 400
+
+
+def test_the_followers_of_one_tenant_shut_no_other_one_out(tmp_path: Path) -> None:
+    def follow(prefix: str) -> AsyncIterator[bytes]:
+        caller = Key("0" * 12, "0" * 64, ["read"], prefix)
+        return feed.follow(Wanted(caller, None, None, 0.0), 0, lambda: True, forever=True)
+
+    async def crowd() -> None:
+        followers = [follow("ours:") for _ in range(FOLLOWERS // 2)]
+        for one in followers:
+            assert await anext(one) == b"retry: 1000\n\n"
+        with pytest.raises(Problem, match="follow the alerts already"):
+            follow("ours:")
+        assert await anext(follow("theirs:")) == b"retry: 1000\n\n"
+        await followers[0].aclose()  # type: ignore[attr-defined]
+        assert await anext(follow("ours:")) == b"retry: 1000\n\n"
+
+    with served(tmp_path) as client:
+        feed = Feed(client.store)
+        asyncio.run(crowd())
 
 
 def test_a_scope_is_needed_for_each_thing(tmp_path: Path, keys: Path) -> None:
