@@ -27,7 +27,7 @@ from kafka import KafkaConsumer, TopicPartition
 from numpy.typing import NDArray
 
 from service.connection import KafkaSettings, connect
-from service.logs.membership import CONSUMER
+from service.logs.kafka_python import CONSUMER
 from service.ticks import encode
 from service.topics import create_topics
 from tests.kafka.broker import free_ports, own_broker

@@ -85,6 +85,18 @@ class Unreachable(TickwatchError):
     """Nobody answers at the address: worth another attempt."""
 
 
+class Unsettled(Unreachable):
+    """A transaction is still open on what was asked for: another attempt will do."""
+
+
+class Replaced(TickwatchError):
+    """The broker takes somebody else for the one that has our name."""
+
+
+class Denied(TickwatchError):
+    """We are not allowed to do it."""
+
+
 class Reasons(logging.Handler):
     """Collects the exceptions that kafka-python only logs, and keeps them off the screen while a client connects."""
 
@@ -189,10 +201,10 @@ def spoken_at(bootstrap_servers: str) -> str | None:
     return None
 
 
-def explain_denied(settings: KafkaSettings, error: BaseException) -> TickwatchError:
+def explain_denied(settings: KafkaSettings, error: object) -> Denied:
     """Which rights a worker needs."""
     user = f"user {settings.username!r}" if settings.username else "this client"
-    return TickwatchError(
+    return Denied(
         f"Kafka at {settings.bootstrap_servers} denies {user} something that a worker needs ({error}); grant read on topic"
         f" {settings.ticks} and group {settings.group}; write on topics {settings.alerts}, {settings.scores},"
         f" {settings.dead_letters}; read, write and describe-configs on topic {settings.changelog}; write and describe on"
@@ -200,9 +212,9 @@ def explain_denied(settings: KafkaSettings, error: BaseException) -> TickwatchEr
     )
 
 
-def explain_replaced(settings: KafkaSettings) -> TickwatchError:
+def explain_replaced(settings: KafkaSettings) -> Replaced:
     """What the one of two workers with one name is told that gives in."""
-    return TickwatchError(
+    return Replaced(
         f"group {settings.group}: another worker runs as instance {settings.instance} and took over; this one stops. Give each"
         " worker of the group an instance name of its own"
     )

@@ -1,7 +1,7 @@
 """The real worker as a program that kills itself before or after the n-th time it takes a step.
 
 `dying.py LOG CELL STEP WHEN NTH`: LOG is the path of an embedded log, or BOOTSTRAP/PREFIX; STEP is `poll`, `score` or `commit`, a
-method of the Kafka producer, or the beginning of an SQL statement, which can only be died before.
+method of the client's producer, or the beginning of an SQL statement, which can only be died before.
 """
 
 from __future__ import annotations
@@ -13,10 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kafka import KafkaProducer
-
 from service.autoencoder import load
-from service.logs import Log
+from service.logs import Log, kafka_python
 from service.logs.kafka import KafkaLog
 from service.logs.sqlite import SqliteLog
 from service.metrics import Metrics
@@ -86,7 +84,7 @@ def main(where: str, cell: str, step: str, when: str, nth: str) -> None:
 
         log._db.set_trace_callback(trace)
     else:
-        die_at(KafkaProducer, step, when, int(nth))
+        die_at(kafka_python.Producer, step, when, int(nth))
     while True:
         worker.step(50)
 

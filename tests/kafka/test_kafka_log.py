@@ -303,7 +303,7 @@ def test_a_consumer_that_falls_silent_is_replaced(settings: KafkaSettings, toys:
         quiet_until = time.monotonic() + 3
         until(lambda at=quiet_until: time.monotonic() > at, toy)  # type: ignore[misc]
     assert toy.resets == 0  # a topic without ticks is no silence
-    fetcher = toy.log._member.consumer._fetcher  # type: ignore[union-attr]
+    fetcher = toy.log._member.consumer._consumer._fetcher  # type: ignore[union-attr]
     fetcher._nodes_with_pending_fetch_requests |= {1, 2, 3}  # what it looks like when the outcome of a fetch gets lost
     until(lambda: not fetcher.in_flight_fetches(), toy)
     fetcher._nodes_with_pending_fetch_requests |= {1, 2, 3}

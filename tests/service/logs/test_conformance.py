@@ -300,7 +300,7 @@ SQL = [
     "DELETE FROM ticks",
     "COMMIT",
 ]
-PRODUCER = ["begin_transaction", "send", "flush", "send_offsets_to_transaction", "commit_transaction"]
+PRODUCER = ["begin", "send", "flush", "add_offsets", "commit"]
 BOTH = [(step, when) for step in ("poll", "score", "commit") for when in ("before", "after")]
 DEATHS = [
     *[("sqlite", step, when) for step, when in BOTH],
