@@ -142,6 +142,7 @@ def worker(
     stream_idle_hours: settings.StreamIdleHours = 168.0,
     max_streams: settings.MaxStreams = 1_000_000,
     linger_ms: settings.LingerMs = 10,
+    client: settings.Client = "kafka-python",
     format: settings.Format = "json",  # noqa: A002  (the name of the flag)
     schema: settings.Schema = None,
     schema_registry: settings.SchemaRegistry = None,
@@ -166,7 +167,7 @@ def worker(
             login = _secret("--schema-registry-login-file", schema_registry_login_file)
             registry = Registry(schema_registry, login, kafka.ca_file)
         read = decoder(format, registry, schema)
-        consume(shared, reach(kafka), read, stop, linger_ms=linger_ms, fresh=fresh)
+        consume(shared, reach(kafka), read, stop, client=client, linger_ms=linger_ms, fresh=fresh)
 
 
 @app.command()

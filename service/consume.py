@@ -16,13 +16,17 @@ LOG = logging.getLogger("tickwatch")
 POLL_MS = 100
 
 
-def consume(scoring: Scoring, kafka: KafkaSettings, decode: Decode, stop: Stop, *, linger_ms: int, fresh: bool) -> None:
+def consume(
+    scoring: Scoring, kafka: KafkaSettings, decode: Decode, stop: Stop, *, client: str, linger_ms: int, fresh: bool
+) -> None:
     """Score the topic's ticks until `stop` is asked for, then commit and leave."""
     scorer = scoring.scorer()
     warming = Thread(target=warm_up, args=(scorer.model,), name="warm-up")
     warming.start()  # a third of a second of loading kernels goes by while Kafka is joined and state restored
     streams = scorer.streams
-    log = KafkaLog(kafka, streams.row_bytes, scorer.layout, streams.packed, linger_ms=linger_ms, fresh=fresh)
+    log = KafkaLog(
+        kafka, streams.row_bytes, scorer.layout, streams.packed, client=client, linger_ms=linger_ms, fresh=fresh
+    )
     station = Station(scoring, scorer, log, decode)
     worker = station.worker
     where = f"topic {kafka.ticks} at {kafka.bootstrap_servers}; pages at {station.pages.url}/"

@@ -10,6 +10,12 @@ from tests.kafka.toy import fresh_names
 
 
 @pytest.fixture
+def client() -> str:
+    """The client of the workers; a test that is parametrized with `client` runs with others."""
+    return "kafka-python"
+
+
+@pytest.fixture
 def settings(kafka: str) -> KafkaSettings:
     """Topics with two partitions."""
     found = fresh_names(kafka)

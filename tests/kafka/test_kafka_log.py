@@ -20,21 +20,23 @@ from kafka.admin import ConfigResource, ConfigResourceType
 
 from service.connection import KafkaSettings
 from service.errors import TickwatchError
+from service.logs.client import CLIENTS
 from service.topics import create_topics
 from tests.kafka.broker import Broker, free_ports, produce, read_all
 from tests.kafka.toy import Toy, names
 
 ROOT = Path(__file__).parents[2]
+with_each_client = pytest.mark.parametrize("client", CLIENTS)
 TICKS = [(b"stream %d" % (i % 7), b"%d" % (i * i % 1000)) for i in range(300)]
 
 
 @pytest.fixture
-def toys() -> Iterator[Callable[..., Toy]]:
+def toys(client: str) -> Iterator[Callable[..., Toy]]:
     """Makes toys and closes them at the end."""
     made: list[Toy] = []
 
     def make(*args: object, **options: object) -> Toy:
-        made.append(Toy(*args, **options))  # type: ignore[arg-type]
+        made.append(Toy(*args, **{"client": client} | options))  # type: ignore[arg-type]
         return made[-1]
 
     yield make
@@ -43,13 +45,13 @@ def toys() -> Iterator[Callable[..., Toy]]:
 
 
 @pytest.fixture
-def processes(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+def processes(client: str, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     """Runs toys as programs, what they say in `<instance>.err`, and ends them."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(settings: KafkaSettings, instance: str) -> subprocess.Popen[bytes]:
+    def start(settings: KafkaSettings, instance: str, client: str = client) -> subprocess.Popen[bytes]:
         prefix = settings.group.removesuffix("-group")
-        command = [sys.executable, "-m", "tests.kafka.toy", settings.bootstrap_servers, prefix, instance]
+        command = [sys.executable, "-m", "tests.kafka.toy", settings.bootstrap_servers, prefix, instance, client]
         with (tmp_path / f"{instance}.err").open("wb") as err:
             started.append(subprocess.Popen(command, cwd=ROOT, stderr=err))
         return started[-1]
@@ -98,6 +100,7 @@ def assert_exactly_once(settings: KafkaSettings) -> None:
     assert found == expected
 
 
+@with_each_client
 def test_ticks_that_come_one_by_one_linger_and_are_polled_together(
     settings: KafkaSettings, toys: Callable[..., Toy]
 ) -> None:
@@ -112,6 +115,7 @@ def test_ticks_that_come_one_by_one_linger_and_are_polled_together(
     assert sum(size > 0 for size in sizes) < 10
 
 
+@with_each_client
 def test_every_tick_is_counted_once_and_state_survives_a_restart(
     settings: KafkaSettings, toys: Callable[..., Toy]
 ) -> None:
@@ -125,6 +129,7 @@ def test_every_tick_is_counted_once_and_state_survives_a_restart(
     assert_exactly_once(settings)
 
 
+@with_each_client
 def test_lag_is_what_was_not_polled(settings: KafkaSettings, toys: Callable[..., Toy]) -> None:
     produce(settings.bootstrap_servers, settings.ticks, TICKS, partition=0)
     toy = toys(settings, max_records=100)
@@ -133,6 +138,7 @@ def test_lag_is_what_was_not_polled(settings: KafkaSettings, toys: Callable[...,
     until(lambda: toy.log.lag() == {0: 0, 1: 0}, toy)
 
 
+@with_each_client
 def test_what_cannot_be_read_is_buried_once_with_its_origin(settings: KafkaSettings, toys: Callable[..., Toy]) -> None:
     bad: list[tuple[bytes | None, bytes | None]] = [
         (b"a", b"x"),
@@ -150,6 +156,7 @@ def test_what_cannot_be_read_is_buried_once_with_its_origin(settings: KafkaSetti
     assert_exactly_once(settings)
 
 
+@with_each_client
 def test_partitions_that_stay_are_not_disturbed_when_a_worker_joins_and_leaves(
     settings: KafkaSettings, toys: Callable[..., Toy], processes: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
@@ -169,6 +176,23 @@ def test_partitions_that_stay_are_not_disturbed_when_a_worker_joins_and_leaves(
     assert_exactly_once(settings)
 
 
+def test_workers_with_different_clients_share_a_group_and_take_over_from_each_other(
+    settings: KafkaSettings, toys: Callable[..., Toy], processes: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    produce(settings.bootstrap_servers, settings.ticks, TICKS)
+    first = toys(settings)
+    until(finished(settings), first)
+    processes(settings, "two", "confluent-kafka")
+    until(lambda: len(first.lost) == 1, first)
+    produce(settings.bootstrap_servers, settings.ticks, TICKS)
+    until(finished(settings), first)
+    first.log.close()
+    processes(settings, "one", "confluent-kafka")
+    produce(settings.bootstrap_servers, settings.ticks, TICKS)
+    until(finished(settings))
+    assert_exactly_once(settings)
+
+
 @pytest.fixture
 def zombie(
     settings: KafkaSettings, processes: Callable[..., subprocess.Popen[bytes]]
@@ -185,6 +209,7 @@ def zombie(
     return freeze
 
 
+@with_each_client
 def test_a_worker_that_was_paused_writes_nothing_and_rejoins(
     settings: KafkaSettings, toys: Callable[..., Toy], zombie: Callable[[str], subprocess.Popen[bytes]]
 ) -> None:
@@ -199,6 +224,7 @@ def test_a_worker_that_was_paused_writes_nothing_and_rejoins(
     assert_exactly_once(settings)
 
 
+@with_each_client
 @pytest.mark.parametrize("idle", [False, True])
 def test_a_worker_whose_name_was_taken_stops_and_says_so(
     settings: KafkaSettings,
@@ -258,7 +284,17 @@ def compact_now(settings: KafkaSettings) -> None:
     admin.close()
 
 
-def test_a_broker_that_dies_and_comes_back_costs_nothing(own_broker: Broker, toys: Callable[..., Toy]) -> None:
+def threads_of(client: str) -> int:
+    """Threads of kafka-python's producers, or main threads of librdkafka's clients: a consumer and a producer."""
+    if client == "kafka-python":
+        return sum(t.name == "tickwatch-one-network-thread" for t in threading.enumerate())
+    return sum(name.read_text() == "rdk:main\n" for name in Path("/proc/self/task").glob("*/comm"))
+
+
+@with_each_client
+def test_a_broker_that_dies_and_comes_back_costs_nothing(
+    own_broker: Broker, toys: Callable[..., Toy], client: str
+) -> None:
     own_broker.format()
     own_broker.start()
     settings = names(own_broker.bootstrap, "b", "one")
@@ -275,10 +311,11 @@ def test_a_broker_that_dies_and_comes_back_costs_nothing(own_broker: Broker, toy
         produce(settings.bootstrap_servers, settings.ticks, TICKS)
         until(finished(settings), toy)
     assert_exactly_once(settings)
-    producers = [t for t in threading.enumerate() if t.name == "tickwatch-one-network-thread"]
-    assert len(producers) == 1  # those that were given up are gone
+    toy.step()
+    assert threads_of(client) == (1 if client == "kafka-python" else 2)  # what was given up is gone
 
 
+@with_each_client
 def test_a_broker_that_freezes_shows_although_nothing_is_to_be_committed(
     own_broker: Broker, toys: Callable[..., Toy]
 ) -> None:
