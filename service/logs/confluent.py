@@ -72,8 +72,8 @@ DENIED = {
 }
 FINAL = {*DENIED, KafkaError._FATAL}
 FENCED = KafkaError(KafkaError.FENCED_INSTANCE_ID).str()  # a consumer's fatal error has its cause only in words
-QUIET = logging.getLogger("librdkafka")  # the worker says itself what matters of its errors
-QUIET.disabled = True
+QUIET = logging.getLogger("librdkafka")
+QUIET.setLevel(logging.CRITICAL + 1)  # the worker says itself what matters of its errors
 
 
 def _config(settings: KafkaSettings) -> dict[str, Any]:
@@ -222,8 +222,8 @@ class Consumer:
         """See client.Consumer."""
         return self._heard_at is None or time.monotonic() - self._heard_at < HEARD_S
 
-    def is_member(self, member_id: str, client_id: str) -> bool:
-        """See client.Consumer. The broker may know this member by an id whose answer was lost on its way."""
+    def is_member(self, member_id: str, client_id: str) -> bool | None:
+        """See client.Consumer. When its answer to a join is lost, the broker knows us by a member id that we do not."""
         return client_id == CLIENT_ID
 
     def identity(self) -> bytes | None:

@@ -111,8 +111,9 @@ class KafkaLog:
         except Unreachable:
             return Poll(NOTHING)
         except Replaced:
-            self._check_not_replaced(member)
-            self._begin_anew(member, "the broker lost sight of this member")
+            if True not in self._holds(member):
+                raise
+            self._begin_anew(member, "the group's broker takes this member for another one")
             raise LogReset from None
         if member.take_lapse():
             self._reset("the group had dropped this member")
@@ -147,8 +148,14 @@ class KafkaLog:
 
     def _begin_anew(self, member: Membership, why: str) -> None:
         self._reset(why)
+        self._end_restore()
         member.close()
         self._member = None
+
+    def _end_restore(self) -> None:
+        if self._restore is not None:
+            self._restore.close()
+            self._restore = None
 
     def _check_order(self, partition: int, offset: int) -> None:
         """The consumer begins at the start again when the topic ends before the place that it stood at."""
@@ -162,9 +169,7 @@ class KafkaLog:
     def _restored(self, member: Membership) -> list[Restored]:
         try:
             if not member.waiting:
-                if self._restore is not None:
-                    self._restore.close()
-                    self._restore = None
+                self._end_restore()
                 return []
             if self._restore is None:
                 new = partial(Changelog, self._layout, self._row_bytes, fresh=self._fresh)
@@ -267,14 +272,14 @@ class KafkaLog:
         if self._member is None:
             check_topics(self._settings)
             self._member = Membership(self._settings, self._client, self._linger_ms)
-        else:
-            self._check_not_replaced(self._member)
+        elif False in self._holds(self._member):  # back from a long pause: do not throw out the one that took over
+            raise explain_replaced(self._settings)
         with self._watchdog:
             self._producer = self._client.producer(self._settings)
         return self._member
 
-    def _check_not_replaced(self, ours: Membership) -> None:
-        """A member that comes back from a long pause must not throw out the one that took its place."""
+    def _holds(self, member: Membership) -> list[bool | None]:
+        """Whether it is us, of each member that the group has under our name: none or one."""
         settings = self._settings
         admin = connect(settings, KafkaAdminClient)
         try:
@@ -283,11 +288,8 @@ class KafkaLog:
             raise explain_error(settings, error) from error
         finally:
             admin.close()
-        for member in members:
-            if member["group_instance_id"] != settings.instance:
-                continue
-            if not ours.consumer.is_member(member["member_id"], member["client_id"]):
-                raise explain_replaced(settings)
+        named = (m for m in members if m["group_instance_id"] == settings.instance)
+        return [member.consumer.is_member(m["member_id"], m["client_id"]) for m in named]
 
     def _reset(self, why: str) -> None:
         LOG.warning("uncommitted work is void and state will be restored: %s", why)
@@ -305,7 +307,6 @@ class KafkaLog:
         self._watchdog.close()
         if self._producer is not None:
             self._producer.discard()
-        if self._restore is not None:
-            self._restore.close()
+        self._end_restore()
         if self._member is not None:
             self._member.close()

@@ -180,10 +180,10 @@ class Consumer:
         age: float = self._heartbeat.value()
         return age < HEARD_S or math.isinf(age)
 
-    def is_member(self, member_id: str, client_id: str) -> bool:
+    def is_member(self, member_id: str, client_id: str) -> bool | None:
         """See client.Consumer."""
         own: str = self._consumer.group_metadata().member_id
-        return own in ("", member_id)
+        return own == member_id if own else None
 
     def identity(self) -> ConsumerGroupMetadata | None:
         """See client.Consumer."""
