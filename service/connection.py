@@ -89,10 +89,6 @@ class Unsettled(Unreachable):
     """A transaction is still open on what was asked for: another attempt will do."""
 
 
-class Replaced(TickwatchError):
-    """The broker takes somebody else for the one that has our name."""
-
-
 class Denied(TickwatchError):
     """We are not allowed to do it."""
 
@@ -212,9 +208,9 @@ def explain_denied(settings: KafkaSettings, error: object) -> Denied:
     )
 
 
-def explain_replaced(settings: KafkaSettings) -> Replaced:
+def explain_replaced(settings: KafkaSettings) -> TickwatchError:
     """What the one of two workers with one name is told that gives in."""
-    return Replaced(
+    return TickwatchError(
         f"group {settings.group}: another worker runs as instance {settings.instance} and took over; this one stops. Give each"
         " worker of the group an instance name of its own"
     )

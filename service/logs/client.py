@@ -55,8 +55,8 @@ class Consumer(Protocol):
     def heard(self) -> bool:
         """Whether the group's broker has answered lately, or was never asked."""
 
-    def is_member(self, member_id: str, client_id: str) -> bool | None:
-        """Whether the member of the group that has our name, as the broker describes it, is this one; None if unknown."""
+    def member_id(self) -> str:
+        """What the group's broker calls this member, "" if it does not know it."""
 
     def identity(self) -> object | None:
         """What proves to the broker that this member may commit now; None while it is not in the group."""

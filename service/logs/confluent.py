@@ -6,7 +6,6 @@ Callbacks run inside `poll` and `consume`, on the thread that calls them.
 from __future__ import annotations
 
 import logging
-import secrets
 import struct
 import time
 from collections.abc import Iterator, Sequence
@@ -58,7 +57,6 @@ READER: dict[str, Any] = {
 FETCH_MS = 100  # how long a broker waits for a first tick
 FETCH_BYTES = 64 * 1024  # so much is a batch worth scoring, and does not linger
 READ_AT_ONCE = 64
-CLIENT_ID = f"tickwatch-{secrets.token_hex(4)}"  # of this process
 HEARD_S = 4.0  # heartbeats go out every second
 ANSWER_S = 8.0  # a commit asks twice and flushes, before the watchdog loses its patience
 COORDINATOR = "GroupCoordinator"
@@ -80,7 +78,7 @@ def _config(settings: KafkaSettings) -> dict[str, Any]:
     """What every client needs to know."""
     config: dict[str, Any] = {
         "bootstrap.servers": settings.bootstrap_servers,
-        "client.id": CLIENT_ID,
+        "client.id": f"tickwatch-{settings.instance}",
         "security.protocol": settings.security_protocol,
         "reconnect.backoff.max.ms": 2000,
         "log_level": 0,
@@ -222,9 +220,9 @@ class Consumer:
         """See client.Consumer."""
         return self._heard_at is None or time.monotonic() - self._heard_at < HEARD_S
 
-    def is_member(self, member_id: str, client_id: str) -> bool | None:
-        """See client.Consumer. When its answer to a join is lost, the broker knows us by a member id that we do not."""
-        return client_id == CLIENT_ID
+    def member_id(self) -> str:
+        """See client.Consumer."""
+        return self._consumer.memberid() or ""
 
     def identity(self) -> bytes | None:
         """See client.Consumer. Raises TickwatchError if librdkafka writes it in an unknown way."""

@@ -19,7 +19,7 @@ import numpy as np
 from kafka import KafkaAdminClient, errors
 from numpy.typing import NDArray
 
-from service.connection import Denied, KafkaSettings, Replaced, Unreachable, connect, explain_error, explain_replaced
+from service.connection import Denied, KafkaSettings, Unreachable, connect, explain_error, explain_replaced
 from service.errors import TickwatchError
 from service.logs import SCHEMA_HEADER, Checkpoint, DeadLetter, LogReset, PartitionState, Poll, Records
 from service.logs.changelog import Changelog
@@ -110,11 +110,6 @@ class KafkaLog:
             records = member.consumer.poll(0 if member.waiting else timeout_ms, self._max_records)
         except Unreachable:
             return Poll(NOTHING)
-        except Replaced:
-            if True not in self._holds(member):
-                raise
-            self._begin_anew(member, "the group's broker takes this member for another one")
-            raise LogReset from None
         if member.take_lapse():
             self._reset("the group had dropped this member")
             raise LogReset
@@ -143,14 +138,11 @@ class KafkaLog:
         silent = self._silence.look(member.stands, time.monotonic())
         if not silent:
             return
-        self._begin_anew(member, f"nothing comes of partitions {silent} although there are ticks to read")
-        raise LogReset
-
-    def _begin_anew(self, member: Membership, why: str) -> None:
-        self._reset(why)
+        self._reset(f"nothing comes of partitions {silent} although there are ticks to read")
         self._end_restore()
         member.close()
         self._member = None
+        raise LogReset
 
     def _end_restore(self) -> None:
         if self._restore is not None:
@@ -272,14 +264,14 @@ class KafkaLog:
         if self._member is None:
             check_topics(self._settings)
             self._member = Membership(self._settings, self._client, self._linger_ms)
-        elif False in self._holds(self._member):  # back from a long pause: do not throw out the one that took over
-            raise explain_replaced(self._settings)
+        else:
+            self._check_not_replaced(self._member.consumer.member_id())
         with self._watchdog:
             self._producer = self._client.producer(self._settings)
         return self._member
 
-    def _holds(self, member: Membership) -> list[bool | None]:
-        """Whether it is us, of each member that the group has under our name: none or one."""
+    def _check_not_replaced(self, member_id: str) -> None:
+        """A member that comes back from a long pause must not throw out the one that took its place."""
         settings = self._settings
         admin = connect(settings, KafkaAdminClient)
         try:
@@ -288,8 +280,9 @@ class KafkaLog:
             raise explain_error(settings, error) from error
         finally:
             admin.close()
-        named = (m for m in members if m["group_instance_id"] == settings.instance)
-        return [member.consumer.is_member(m["member_id"], m["client_id"]) for m in named]
+        for member in members:
+            if member_id and member["group_instance_id"] == settings.instance and member["member_id"] != member_id:
+                raise explain_replaced(settings)
 
     def _reset(self, why: str) -> None:
         LOG.warning("uncommitted work is void and state will be restored: %s", why)

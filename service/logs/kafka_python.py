@@ -180,10 +180,10 @@ class Consumer:
         age: float = self._heartbeat.value()
         return age < HEARD_S or math.isinf(age)
 
-    def is_member(self, member_id: str, client_id: str) -> bool | None:
+    def member_id(self) -> str:
         """See client.Consumer."""
-        own: str = self._consumer.group_metadata().member_id
-        return own == member_id if own else None
+        found: str = self._consumer.group_metadata().member_id
+        return found
 
     def identity(self) -> ConsumerGroupMetadata | None:
         """See client.Consumer."""

@@ -20,7 +20,8 @@ from kafka.admin import ConfigResource, ConfigResourceType
 
 from service.connection import KafkaSettings
 from service.errors import TickwatchError
-from service.logs.client import CLIENTS
+from service.logs.client import CLIENTS, Producer, find
+from service.logs.membership import Membership
 from service.topics import create_topics
 from tests.kafka.broker import Broker, free_ports, produce, read_all
 from tests.kafka.toy import Toy, names
@@ -404,6 +405,29 @@ def test_a_broker_that_nobody_started_is_named_and_tried_again(
     lines = [r.getMessage() for r in caplog.records if r.name == "tickwatch"]
     assert f"Kafka at 127.0.0.1:{port}: cannot be reached (PLAINTEXT;" in lines[0]
     assert lines[1].startswith("Attempt 2 failed, next in")
+
+
+@with_each_client
+def test_a_transaction_with_a_record_that_was_refused_is_not_committed(settings: KafkaSettings, client: str) -> None:
+    producer = find(client).producer(settings)
+    consumer = Membership(settings, find(client))
+    until(lambda: consumer.consumer.poll(100, 1) is not None and consumer.identity() is not None)
+    producer.begin()
+    producer.send(settings.scores, b"good", None)
+    producer.send(settings.alerts, bytes(3 * 2**20), None)  # more than its topic takes
+    with pytest.raises(TickwatchError, match=r"(?i)large"):
+        commit_all(producer, consumer.identity())
+    producer.discard()
+    consumer.close()
+    find(client).producer(settings).discard()  # settles what was left open
+    assert read_all(settings.bootstrap_servers, settings.scores) == []
+
+
+def commit_all(producer: Producer, identity: object) -> None:
+    """The steps of a commit, behind the records."""
+    producer.flush(10)
+    producer.add_offsets({0: 1}, identity)
+    producer.commit()
 
 
 def test_a_transaction_that_hangs_ends_the_process() -> None:
