@@ -149,16 +149,19 @@ class Consumer:
     def poll(self, timeout_ms: int, max_records: int) -> Records:
         """See client.Consumer."""
         self._gone.clear()
-        with _explained(self._settings):
+        try:
             batch = self._consumer.consume(max_records, 0)
             if not batch:  # `consume` waits for the last record that it may bring, `poll` for the first
                 first = self._consumer.poll(timeout_ms / 1000)
                 batch = [] if first is None else [first, *self._consumer.consume(max_records - 1, 0)]
-        errors = [error for error in map(Message.error, batch) if error is not None]
+        except KafkaException as error:
+            self._rebalance.lost([])  # what it had taken from its queue before is lost: all must be read again
+            raise _explain(self._settings, error.args[0]) from error
+        errors = [met for met in map(Message.error, batch) if met is not None]
         if errors:
-            for error in errors:
-                if error.code() in FINAL:
-                    raise _explain(self._settings, error)
+            for met in errors:
+                if met.code() in FINAL:
+                    raise _explain(self._settings, met)
             batch = [m for m in batch if m.error() is None]  # the others pass: librdkafka goes on by itself
         if self._gone:  # in the middle of the batch
             batch = [m for m in batch if m.partition() not in self._gone]
