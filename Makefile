@@ -27,7 +27,7 @@ test: $(VENV)/test.stamp ## formatter, linter, type checker and all tests
 	$(BIN)/mypy
 	$(BIN)/pytest
 
-bench-quick: $(VENV)/test.stamp ## what a tick costs, against the floor of the client, for three loads and both cells: two minutes
+bench-quick: $(VENV)/test.stamp ## what a tick costs, against the floor of the client, for three loads, both cells and both clients: two minutes
 	PYTHONPATH=. $(BIN)/python benchmarks/speed.py
 
 bench-restore: $(VENV)/test.stamp ## restore 1,000,000 streams from a Kafka changelog: seconds and bytes a stream
