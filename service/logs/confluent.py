@@ -5,7 +5,6 @@ Callbacks run inside `poll` and `consume`, on the thread that calls them.
 
 from __future__ import annotations
 
-import logging
 import struct
 import time
 from collections.abc import Iterator, Sequence
@@ -17,11 +16,12 @@ import msgspec
 import numpy as np
 from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
-from service.connection import KafkaSettings, Unreachable, Unsettled, explain_denied, explain_replaced
+from service.connection import KafkaSettings, Unreachable, Unsettled
 from service.errors import TickwatchError
 from service.logs import SCHEMA_HEADER, Records
 from service.logs.changelog import RECORD_BYTES
 from service.logs.client import Rebalance
+from service.logs.librdkafka import FINAL, config, explain, explained
 
 CONSUMER: dict[str, Any] = {
     "partition.assignment.strategy": "cooperative-sticky",
@@ -62,53 +62,6 @@ ANSWER_S = 8.0  # a commit asks twice and flushes, before the watchdog loses its
 COORDINATOR = "GroupCoordinator"
 IDENTITY = struct.Struct("=7si")  # rdkafka_cgrp.c, `rd_kafka_consumer_group_metadata_write`: magic, generation
 MAGIC = b"CGMDv2:"
-DENIED = {
-    KafkaError.TOPIC_AUTHORIZATION_FAILED,
-    KafkaError.GROUP_AUTHORIZATION_FAILED,
-    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
-    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
-}
-FINAL = {*DENIED, KafkaError._FATAL}
-FENCED = KafkaError(KafkaError.FENCED_INSTANCE_ID).str()  # a consumer's fatal error has its cause only in words
-QUIET = logging.getLogger("librdkafka")
-QUIET.setLevel(logging.CRITICAL + 1)  # the worker says itself what matters of its errors
-
-
-def _config(settings: KafkaSettings) -> dict[str, Any]:
-    """What every client needs to know."""
-    config: dict[str, Any] = {
-        "bootstrap.servers": settings.bootstrap_servers,
-        "client.id": f"tickwatch-{settings.instance}",
-        "security.protocol": settings.security_protocol,
-        "reconnect.backoff.max.ms": 2000,
-        "log_level": 0,
-        "logger": QUIET,
-    }
-    if settings.tls:
-        files = {"ca": settings.ca_file, "certificate": settings.cert_file, "key": settings.key_file}
-        config |= {f"ssl.{name}.location": str(path) for name, path in files.items() if path is not None}
-    if settings.security_protocol.startswith("SASL"):
-        config |= {"sasl.mechanisms": settings.sasl_mechanism}
-        config |= {"sasl.username": settings.username, "sasl.password": settings.password}
-    return config
-
-
-def _explain(settings: KafkaSettings, error: KafkaError) -> TickwatchError:
-    """The project's own error for one of librdkafka's."""
-    if error.code() in DENIED:
-        return explain_denied(settings, error.str())
-    if error.code() == KafkaError.FENCED_INSTANCE_ID or FENCED in error.str():
-        return explain_replaced(settings)
-    kind = TickwatchError if error.fatal() or error.code() == KafkaError._FATAL else Unreachable
-    return kind(f"Kafka at {settings.bootstrap_servers}: {error.str()}")
-
-
-@contextmanager
-def _explained(settings: KafkaSettings) -> Iterator[None]:
-    try:
-        yield
-    except KafkaException as error:
-        raise _explain(settings, error.args[0]) from error
 
 
 class Broker(msgspec.Struct):
@@ -132,7 +85,7 @@ class Consumer:
         self._heard_at: float | None = None
         self._gone: set[int] = set()
         self._consumer = ck.Consumer(
-            _config(settings)
+            config(settings)
             | CONSUMER
             | {
                 "group.id": settings.group,
@@ -156,12 +109,12 @@ class Consumer:
                 batch = [] if first is None else [first, *self._consumer.consume(max_records - 1, 0)]
         except KafkaException as error:
             self._rebalance.lost([])  # what it had taken from its queue before is lost: all must be read again
-            raise _explain(self._settings, error.args[0]) from error
+            raise explain(self._settings, error.args[0]) from error
         errors = [met for met in map(Message.error, batch) if met is not None]
         if errors:
             for met in errors:
                 if met.code() in FINAL:
-                    raise _explain(self._settings, met)
+                    raise explain(self._settings, met)
             batch = [m for m in batch if m.error() is None]  # the others pass: librdkafka goes on by itself
         if self._gone:  # in the middle of the batch
             batch = [m for m in batch if m.partition() not in self._gone]
@@ -195,14 +148,14 @@ class Consumer:
 
     def flow(self, partition: int, offset: int) -> None:
         """See client.Consumer."""
-        with _explained(self._settings):
+        with explained(self._settings):
             self._consumer.seek(TopicPartition(self._settings.ticks, partition, offset))
             self._consumer.resume(self._ticks([partition]))
 
     def committed(self, partition: int, timeout_ms: int) -> int | None:
         """See client.Consumer."""
         try:
-            with _explained(self._settings):
+            with explained(self._settings):
                 (found,) = self._consumer.committed(self._ticks([partition]), timeout_ms / 1000)
                 if found.error is not None:
                     raise KafkaException(found.error)
@@ -247,10 +200,10 @@ class Producer:
         self._settings = settings
         transactional_id = f"{settings.group}.{settings.instance}"
         self._producer: ck.Producer | None = ck.Producer(
-            _config(settings) | PRODUCER | {"transactional.id": transactional_id}
+            config(settings) | PRODUCER | {"transactional.id": transactional_id}
         )
         try:
-            with _explained(settings):
+            with explained(settings):
                 self._producer.init_transactions(ANSWER_S)
         except BaseException:
             self.discard()
@@ -296,7 +249,7 @@ class Producer:
     def _open(self) -> Iterator[ck.Producer]:
         if self._producer is None:
             raise ValueError("it was discarded")
-        with _explained(self._settings):
+        with explained(self._settings):
             yield self._producer
 
     def discard(self) -> None:
@@ -312,12 +265,12 @@ class Reader:
     def __init__(self, settings: KafkaSettings) -> None:
         self._settings = settings
         self._stands: dict[int, int] = {}
-        shared = _config(settings) | READER | {"group.id": settings.group}  # which nobody joins
+        shared = config(settings) | READER | {"group.id": settings.group}  # which nobody joins
         self._ends = ck.Consumer(shared | {"isolation.level": "read_uncommitted"})
         self._reader = ck.Consumer(shared | {"isolation.level": "read_committed"})
 
     def _bounds(self, topic: str, partition: int) -> tuple[int, int]:
-        with _explained(self._settings):
+        with explained(self._settings):
             found = self._ends.get_watermark_offsets(TopicPartition(topic, partition), ANSWER_S)
         if found is None:
             raise Unreachable(f"Kafka at {self._settings.bootstrap_servers}: no answer")
@@ -334,12 +287,12 @@ class Reader:
     def start(self, partition: int) -> None:
         """See client.Reader."""
         self._stands[partition] = 0
-        with _explained(self._settings):
+        with explained(self._settings):
             self._reader.incremental_assign([TopicPartition(self._settings.changelog, partition, ck.OFFSET_BEGINNING)])
 
     def poll(self, timeout_ms: int) -> list[tuple[int, bytes, bytes | None]]:
         """See client.Reader."""
-        with _explained(self._settings):
+        with explained(self._settings):
             first = self._reader.poll(timeout_ms / 1000)
             batch = [] if first is None else [first, *self._reader.consume(READ_AT_ONCE - 1, 0)]
             found = []
@@ -362,7 +315,7 @@ class Reader:
     def stop(self, partition: int) -> None:
         """See client.Reader."""
         del self._stands[partition]
-        with _explained(self._settings):
+        with explained(self._settings):
             self._reader.incremental_unassign([TopicPartition(self._settings.changelog, partition)])
 
     def close(self) -> None:
