@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,8 +20,7 @@ from kafka.admin import ConfigResource, ConfigResourceType
 
 from service.connection import KafkaSettings
 from service.errors import TickwatchError
-from service.logs.client import CLIENTS, Producer, find
-from service.logs.membership import Membership
+from service.logs.client import CLIENTS
 from service.topics import create_topics
 from tests.kafka.broker import Broker, free_ports, produce, read_all
 from tests.kafka.toy import Toy, names
@@ -29,38 +28,6 @@ from tests.kafka.toy import Toy, names
 ROOT = Path(__file__).parents[2]
 with_each_client = pytest.mark.parametrize("client", CLIENTS)
 TICKS = [(b"stream %d" % (i % 7), b"%d" % (i * i % 1000)) for i in range(300)]
-
-
-@pytest.fixture
-def toys(client: str) -> Iterator[Callable[..., Toy]]:
-    """Makes toys and closes them at the end."""
-    made: list[Toy] = []
-
-    def make(*args: object, **options: object) -> Toy:
-        made.append(Toy(*args, **{"client": client} | options))  # type: ignore[arg-type]
-        return made[-1]
-
-    yield make
-    for toy in made:
-        toy.log.close()
-
-
-@pytest.fixture
-def processes(client: str, tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Runs toys as programs, what they say in `<instance>.err`, and ends them."""
-    started: list[subprocess.Popen[bytes]] = []
-
-    def start(settings: KafkaSettings, instance: str, client: str = client) -> subprocess.Popen[bytes]:
-        prefix = settings.group.removesuffix("-group")
-        command = [sys.executable, "-m", "tests.kafka.toy", settings.bootstrap_servers, prefix, instance, client]
-        with (tmp_path / f"{instance}.err").open("wb") as err:
-            started.append(subprocess.Popen(command, cwd=ROOT, stderr=err))
-        return started[-1]
-
-    yield start
-    for process in started:
-        process.kill()
-        process.wait()
 
 
 def until(done: Callable[[], bool], *toys: Toy, timeout_s: float = 40) -> None:
@@ -174,23 +141,6 @@ def test_partitions_that_stay_are_not_disturbed_when_a_worker_joins_and_leaves(
     produce(settings.bootstrap_servers, settings.ticks, TICKS)
     until(finished(settings), first)
     assert (len(first.restored), len(first.lost), first.resets) == (3, 1, 0)
-    assert_exactly_once(settings)
-
-
-def test_workers_with_different_clients_share_a_group_and_take_over_from_each_other(
-    settings: KafkaSettings, toys: Callable[..., Toy], processes: Callable[..., subprocess.Popen[bytes]]
-) -> None:
-    produce(settings.bootstrap_servers, settings.ticks, TICKS)
-    first = toys(settings)
-    until(finished(settings), first)
-    processes(settings, "two", "confluent-kafka")
-    until(lambda: len(first.lost) == 1, first)
-    produce(settings.bootstrap_servers, settings.ticks, TICKS)
-    until(finished(settings), first)
-    first.log.close()
-    processes(settings, "one", "confluent-kafka")
-    produce(settings.bootstrap_servers, settings.ticks, TICKS)
-    until(finished(settings))
     assert_exactly_once(settings)
 
 
@@ -405,29 +355,6 @@ def test_a_broker_that_nobody_started_is_named_and_tried_again(
     lines = [r.getMessage() for r in caplog.records if r.name == "tickwatch"]
     assert f"Kafka at 127.0.0.1:{port}: cannot be reached (PLAINTEXT;" in lines[0]
     assert lines[1].startswith("Attempt 2 failed, next in")
-
-
-@with_each_client
-def test_a_transaction_with_a_record_that_was_refused_is_not_committed(settings: KafkaSettings, client: str) -> None:
-    producer = find(client).producer(settings)
-    consumer = Membership(settings, find(client))
-    until(lambda: consumer.consumer.poll(100, 1) is not None and consumer.identity() is not None)
-    producer.begin()
-    producer.send(settings.scores, b"good", None)
-    producer.send(settings.alerts, bytes(3 * 2**20), None)  # more than its topic takes
-    with pytest.raises(TickwatchError, match=r"(?i)large"):
-        commit_all(producer, consumer.identity())
-    producer.discard()
-    consumer.close()
-    find(client).producer(settings).discard()  # settles what was left open
-    assert read_all(settings.bootstrap_servers, settings.scores) == []
-
-
-def commit_all(producer: Producer, identity: object) -> None:
-    """The steps of a commit, behind the records."""
-    producer.flush(10)
-    producer.add_offsets({0: 1}, identity)
-    producer.commit()
 
 
 def test_a_transaction_that_hangs_ends_the_process() -> None:
