@@ -68,7 +68,6 @@ def assert_exactly_once(settings: KafkaSettings) -> None:
     assert found == expected
 
 
-@with_each_client
 def test_ticks_that_come_one_by_one_linger_and_are_polled_together(
     settings: KafkaSettings, toys: Callable[..., Toy]
 ) -> None:
@@ -235,17 +234,7 @@ def compact_now(settings: KafkaSettings) -> None:
     admin.close()
 
 
-def threads_of(client: str) -> int:
-    """Threads of kafka-python's producers, or main threads of librdkafka's clients: a consumer and a producer."""
-    if client == "kafka-python":
-        return sum(t.name == "tickwatch-one-network-thread" for t in threading.enumerate())
-    return sum(name.read_text() == "rdk:main\n" for name in Path("/proc/self/task").glob("*/comm"))
-
-
-@with_each_client
-def test_a_broker_that_dies_and_comes_back_costs_nothing(
-    own_broker: Broker, toys: Callable[..., Toy], client: str
-) -> None:
+def test_a_broker_that_dies_and_comes_back_costs_nothing(own_broker: Broker, toys: Callable[..., Toy]) -> None:
     own_broker.format()
     own_broker.start()
     settings = names(own_broker.bootstrap, "b", "one")
@@ -262,8 +251,8 @@ def test_a_broker_that_dies_and_comes_back_costs_nothing(
         produce(settings.bootstrap_servers, settings.ticks, TICKS)
         until(finished(settings), toy)
     assert_exactly_once(settings)
-    toy.step()
-    assert threads_of(client) == (1 if client == "kafka-python" else 2)  # what was given up is gone
+    producers = [t for t in threading.enumerate() if t.name == "tickwatch-one-network-thread"]
+    assert len(producers) == 1  # those that were given up are gone
 
 
 @with_each_client
