@@ -13,7 +13,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --for
 
 help: ## show this
 	@echo 'make run [TICKS=path] [DURATION=seconds] [SPEED=x] [RESUME=1] [MODEL=path]'
-	@echo 'make chaos [DURATION=seconds] [SEED=n] [BROKERS=1|3] [CELL=gru|lstm] [RATE=ticks per second] [ONLY="kill -9"]'
+	@echo 'make chaos [DURATION=seconds] [SEED=n] [BROKERS=1|3] [CELL=gru|lstm] [CLIENT=name] [RATE=ticks per second] [ONLY="kill -9"]'
 	@echo 'make soak [DURATION=seconds]'
 	@sed -n 's/^\([a-z-]*\):.*## /make \1: /p' $(firstword $(MAKEFILE_LIST))
 
@@ -27,7 +27,7 @@ test: $(VENV)/test.stamp ## formatter, linter, type checker and all tests
 	$(BIN)/mypy
 	$(BIN)/pytest
 
-bench-quick: $(VENV)/test.stamp ## what a tick costs, against the floor of the client, for three loads and both cells: two minutes
+bench-quick: $(VENV)/test.stamp ## what a tick costs, against the floor of the client, for three loads, both cells and both clients: two minutes
 	PYTHONPATH=. $(BIN)/python benchmarks/speed.py
 
 bench-restore: $(VENV)/test.stamp ## restore 1,000,000 streams from a Kafka changelog: seconds and bytes a stream
@@ -38,7 +38,7 @@ bench-serve: $(VENV)/test.stamp ## scoring over HTTP against a route that only e
 
 chaos: $(VENV)/test.stamp ## hurt real workers and brokers at random while ticks flow, and verify that exactly-once held
 	@exec $(BIN)/python -m tests.chaos $${DURATION:+--duration "$$DURATION"} $${SEED:+--seed "$$SEED"} \
-		$${BROKERS:+--brokers "$$BROKERS"} $${CELL:+--cell "$$CELL"} $${RATE:+--rate "$$RATE"} \
+		$${BROKERS:+--brokers "$$BROKERS"} $${CELL:+--cell "$$CELL"} $${CLIENT:+--client "$$CLIENT"} $${RATE:+--rate "$$RATE"} \
 		$${ONLY:+--only "$$ONLY"}
 
 soak: $(VENV)/test.stamp ## run a worker at full speed behind an endless backlog, and judge whether its memory stays flat

@@ -1,10 +1,10 @@
 """What a tick costs the worker, beside what the same client costs that reads the same topic and throws it away.
 
-python benchmarks/speed.py [--ticks N] [--streams N] [--cells gru,lstm]
+python benchmarks/speed.py [--ticks N] [--streams N] [--cells gru,lstm] [--clients kafka-python,confluent-kafka]
 
 It starts a broker (tests/kafka/broker.py) and fills a topic for each load: streams that are equally busy, streams of a Zipf law
-with exponent 1.1, and one stream. Each topic is read by a bare consumer, the floor, and by `tickwatch worker` with each cell,
-exactly once, one after the other. Start-up is left out: counting begins when a tenth of the ticks is through.
+with exponent 1.1, and one stream. Each topic is read with each client by a bare consumer, the floor, and by `tickwatch worker`
+with each cell, exactly once, one after the other. Start-up is left out: counting begins when a tenth of the ticks is through.
 """
 
 from __future__ import annotations
@@ -16,18 +16,22 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from urllib.error import URLError
 
 import numpy as np
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, Producer
+from confluent_kafka import TopicPartition as Place
 from kafka import KafkaConsumer, TopicPartition
 from numpy.typing import NDArray
 
 from service.connection import KafkaSettings, connect
-from service.logs.membership import CONSUMER
+from service.logs import confluent, kafka_python
+from service.logs.client import CLIENTS
 from service.ticks import encode
 from service.topics import create_topics
 from tests.kafka.broker import free_ports, own_broker
@@ -78,16 +82,25 @@ def fill(kafka: KafkaSettings, which: NDArray[np.int64]) -> None:
     producer.flush()
 
 
-def discard(kafka: KafkaSettings, n: int) -> None:
+def bare(kafka: KafkaSettings, client: str) -> Callable[[], int]:
+    """Reads some records, throws them away and says how many they were."""
+    if client == "kafka-python":
+        plain = connect(kafka, KafkaConsumer, **kafka_python.CONSUMER)
+        plain.assign([TopicPartition(kafka.ticks, p) for p in range(PARTITIONS)])
+        return lambda: sum(map(len, plain.poll(100, BATCH).values()))
+    fast = Consumer(confluent.CONSUMER | {"bootstrap.servers": kafka.bootstrap_servers, "group.id": "discard"})
+    fast.assign([Place(kafka.ticks, p, 0) for p in range(PARTITIONS)])
+    return lambda: len(fast.consume(BATCH, 0.1))
+
+
+def discard(kafka: KafkaSettings, client: str, n: int) -> None:
     """The floor: read the topic and print the cost at a tenth and at the end."""
-    consumer = connect(kafka, KafkaConsumer, **CONSUMER)
-    consumer.assign([TopicPartition(kafka.ticks, p) for p in range(PARTITIONS)])
+    read = bare(kafka, client)
     seen, costs = 0, list[tuple[float, ...]]()
     while seen < n:
-        seen += sum(map(len, consumer.poll(100, BATCH).values()))
+        seen += read()
         if seen >= n or (not costs and seen > n / 10):
             costs.append((seen, time.process_time(), time.perf_counter(), peak(os.getpid())))
-    consumer.close()
     print(json.dumps(costs))
 
 
@@ -96,19 +109,28 @@ def peak(pid: int) -> int:
     return int(Path(f"/proc/{pid}/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
 
 
-def floor(kafka: KafkaSettings, n: int) -> tuple[Cost, Cost]:
+def floor(kafka: KafkaSettings, client: str, n: int) -> tuple[Cost, Cost]:
     """`discard` in a process of its own."""
-    command = [sys.executable, __file__, "--discard", kafka.ticks, kafka.bootstrap_servers, "--ticks", str(n)]
+    command = [sys.executable, __file__, "--discard", kafka.ticks, kafka.bootstrap_servers, client, "--ticks", str(n)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     told = subprocess.run(command, check=True, capture_output=True, env=environment).stdout  # noqa: S603  (this very file)
     start, end = (Cost(*cost) for cost in json.loads(told))
     return start, end
 
 
-def work(kafka: KafkaSettings, cell: str, n: int) -> tuple[Cost, Cost]:
+def work(kafka: KafkaSettings, client: str, cell: str, n: int) -> tuple[Cost, Cost]:
     """`tickwatch worker` on the topic, as its own metrics tell."""
     (port,) = free_ports(1)
-    command = [sys.executable, "-c", "from service.cli import main; main()", "worker", "--model", cell]
+    command = [
+        sys.executable,
+        "-c",
+        "from service.cli import main; main()",
+        "worker",
+        "--model",
+        cell,
+        "--client",
+        client,
+    ]
     command += ["--port", str(port), "--bootstrap-servers", kafka.bootstrap_servers, "--group", kafka.group]
     command += ["--ticks-topic", kafka.ticks, "--alerts-topic", kafka.alerts, "--scores-topic", kafka.scores]
     command += ["--dead-letters-topic", kafka.dead_letters, "--changelog-topic", kafka.changelog]
@@ -145,32 +167,36 @@ def main() -> None:
     options.add_argument("--ticks", type=int, default=200_000)
     options.add_argument("--streams", type=int, default=2000)
     options.add_argument("--cells", default="gru,lstm")
-    options.add_argument("--discard", nargs=2, metavar=("TOPIC", "BROKER"), help="only read and throw away")
+    options.add_argument("--clients", default=",".join(CLIENTS))
+    options.add_argument("--discard", nargs=3, metavar=("TOPIC", "BROKER", "CLIENT"), help="only read and throw away")
     given = options.parse_args()
     if given.discard:
-        topic, bootstrap = given.discard
-        discard(KafkaSettings(bootstrap, ticks=topic), given.ticks)
+        topic, bootstrap, client = given.discard
+        discard(KafkaSettings(bootstrap, ticks=topic), client, given.ticks)
         return
     print(
-        "| load | cell | of the floor | us per tick, own | us, all | us, floor | ticks/s | floor, ticks/s | of even | peak MiB |"
+        "| load | client | cell | of the floor | us per tick, own | us, all | us, floor | ticks/s | floor, ticks/s",
+        end="",
     )
-    print("|---|---|---:|---:|---:|---:|---:|---:|---:|---:|")
-    even: dict[str, float] = {}
+    print(" | of even | peak MiB |")
+    print("|---|---|---|---:|---:|---:|---:|---:|---:|---:|---:|")
+    even: dict[tuple[str, str], float] = {}
     with own_broker() as bootstrap:
         for i, (load, which) in enumerate(loads(given.ticks, given.streams).items()):
             source = names(bootstrap, f"speed-{i}", "one")
             fill(source, which)
-            start, end = floor(source, given.ticks)
-            least, fastest = end.since(start)
-            for cell in given.cells.split(","):
-                kafka = replace(names(bootstrap, f"speed-{i}-{cell}", "one"), ticks=source.ticks)
+            floors = {client: floor(source, client, given.ticks) for client in given.clients.split(",")}
+            for client, cell in product(floors, given.cells.split(",")):
+                start, end = floors[client]
+                least, fastest = end.since(start)
+                kafka = replace(names(bootstrap, f"speed-{i}-{client}-{cell}", "one"), ticks=source.ticks)
                 create_topics(kafka, PARTITIONS, 1)
-                start, end = work(kafka, cell, given.ticks)
+                start, end = work(kafka, client, cell, given.ticks)
                 cost, speed = end.since(start)
-                even.setdefault(cell, speed)
+                even.setdefault((client, cell), speed)
                 print(
-                    f"| {load} | {cell} | {cost / least:.2f} | {cost - least:.1f} | {cost:.1f} | {least:.1f} | {speed:,.0f}"
-                    f" | {fastest:,.0f} | {speed / even[cell]:.2f} | {end.peak / MIB:.0f} |",
+                    f"| {load} | {client} | {cell} | {cost / least:.2f} | {cost - least:.1f} | {cost:.1f} | {least:.1f}"
+                    f" | {speed:,.0f} | {fastest:,.0f} | {speed / even[client, cell]:.2f} | {end.peak / MIB:.0f} |",
                     flush=True,
                 )
 

@@ -170,6 +170,7 @@ def worker(
     stream_idle_hours: settings.StreamIdleHours = 168.0,
     max_streams: settings.MaxStreams = 1_000_000,
     linger_ms: settings.LingerMs = 10,
+    client: settings.Client = "kafka-python",
     format: settings.Format = "json",  # noqa: A002  (the name of the flag)
     schema: settings.Schema = None,
     schema_registry: settings.SchemaRegistry = None,
@@ -199,7 +200,8 @@ def worker(
         if schema_registry is not None:
             registry = Registry(schema_registry, login, kafka.ca_file)
         read = decoder(format, registry, schema)
-        consume(shared, connection, read, stop, _tracing(otlp_endpoint), linger_ms=linger_ms, fresh=fresh)
+        tracing = _tracing(otlp_endpoint)
+        consume(shared, connection, read, stop, tracing, client=client, linger_ms=linger_ms, fresh=fresh)
 
 
 @app.command()

@@ -85,6 +85,14 @@ class Unreachable(TickwatchError):
     """Nobody answers at the address: worth another attempt."""
 
 
+class Unsettled(Unreachable):
+    """A transaction is still open on what was asked for: another attempt will do."""
+
+
+class Denied(TickwatchError):
+    """We are not allowed to do it."""
+
+
 class Reasons(logging.Handler):
     """Collects the exceptions that kafka-python only logs, and keeps them off the screen while a client connects."""
 
@@ -189,10 +197,10 @@ def spoken_at(bootstrap_servers: str) -> str | None:
     return None
 
 
-def explain_denied(settings: KafkaSettings, error: BaseException) -> TickwatchError:
+def explain_denied(settings: KafkaSettings, error: object) -> Denied:
     """Which rights a worker needs."""
     user = f"user {settings.username!r}" if settings.username else "this client"
-    return TickwatchError(
+    return Denied(
         f"Kafka at {settings.bootstrap_servers} denies {user} something that a worker needs ({error}); grant read on topic"
         f" {settings.ticks} and group {settings.group}; write on topics {settings.alerts}, {settings.scores},"
         f" {settings.dead_letters}; read, write and describe-configs on topic {settings.changelog}; write and describe on"

@@ -28,6 +28,7 @@ def consume(
     stop: Stop,
     tracing: Tracing | None,
     *,
+    client: str,
     linger_ms: int,
     fresh: bool,
 ) -> None:
@@ -36,8 +37,10 @@ def consume(
     warming = Thread(target=warm_up, args=(scorer.model,), name="warm-up")
     warming.start()  # a third of a second of loading kernels goes by while Kafka is joined and state restored
     streams = scorer.streams
-    layout, traced = scorer.layout, tracing is not None
-    log = KafkaLog(kafka, streams.row_bytes, layout, streams.packed, linger_ms=linger_ms, fresh=fresh, traced=traced)
+    log = KafkaLog(
+        kafka, streams.row_bytes, scorer.layout, streams.packed, client=client, linger_ms=linger_ms, fresh=fresh,
+        traced=tracing is not None,
+    )  # fmt: skip
     checkpoints = None if tracing is None else tracing.checkpoints(kafka.ticks, kafka.group)
     station = Station(scoring, scorer, log, decode, checkpoints=checkpoints)
     worker = station.worker

@@ -42,6 +42,10 @@ LingerMs = Annotated[
         max=1000,
     ),
 ]
+Client = Annotated[
+    str,
+    _option("--client", "Kafka client: kafka-python, or confluent-kafka (extra `fast`), which costs less CPU a tick."),
+]
 Scores = Annotated[bool, _option("--scores", "Also publish the score of every tick, in columnar frames.")]
 StreamIdleHours = Annotated[
     float,

@@ -53,6 +53,9 @@ class Records:
         return DeadLetter(int(self.partition[i]), int(self.offset[i]), self.key[i], self.value[i], reason, schema)
 
 
+NOTHING = Records(np.zeros(0, np.int32), np.zeros(0, np.int64), [], [])
+
+
 @dataclass(frozen=True)
 class PartitionState:
     """State rows of one partition: `streams` are n names, `rows` is uint8 [n, bytes per row] in the same order.

@@ -1,12 +1,10 @@
 """The Kafka log: one transaction per checkpoint, state in a compacted changelog, partitions shared by a consumer group.
 
-What keeps it exact, against kafka-python 3.0.12 (file names below are its own):
+What keeps it exact, whichever client (`client.py`) carries it:
 - A commit sends outputs, changelog and input offsets in one transaction, under this member's identity in the group, so that
   the broker refuses it from a member that was replaced or left behind (KIP-447).
-- `commit_transaction` may succeed although a record expired (producer/sender.py), so every send is checked before.
+- Every record is known to have arrived before the offsets are sent.
 - Waits without a timeout stand under a watchdog. After any error the producer is dropped and all state restored.
-- Listeners run on the consumer's IO thread while the worker's thread waits in `poll` (net/selector.py): they only take notes,
-  and commit through the producer, which has a thread of its own.
 """
 
 from __future__ import annotations
@@ -14,23 +12,19 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable
 from functools import partial
-from itertools import chain
 
 import numpy as np
-from kafka import KafkaAdminClient, KafkaProducer, TopicPartition, errors
-from kafka.consumer.fetcher import ConsumerRecord
-from kafka.producer.future import FutureRecordMetadata
-from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
+from kafka import KafkaAdminClient, errors
 from numpy.typing import NDArray
 
-from service.connection import KafkaSettings, Unreachable, connect, explain_error, explain_replaced, find_error
+from service.connection import Denied, KafkaSettings, Unreachable, connect, explain_error, explain_replaced
 from service.errors import TickwatchError
 from service.journal import event
-from service.logs import SCHEMA_HEADER, TRACE_HEADER, Checkpoint, DeadLetter, LogReset, PartitionState, Poll, Records
-from service.logs.changelog import RECORD_BYTES, Changelog
+from service.logs import NOTHING, SCHEMA_HEADER, Checkpoint, DeadLetter, LogReset, PartitionState, Poll
+from service.logs.changelog import Changelog
+from service.logs.client import Producer, find
 from service.logs.membership import Membership
 from service.logs.restore import Restore, Restored
 from service.logs.silence import Silence, ends
@@ -46,27 +40,17 @@ FAILURES = 10  # commits in a row; what fails so often will not pass by itself
 BACKOFF_S = (0.5, 5.0)
 PATIENCE_S = 15.0  # with a partition that brings nothing, until somebody else is asked whether that is right
 
-PRODUCER = {
-    "linger_ms": 5,
-    "batch_size": 262_144,
-    "max_request_size": RECORD_BYTES,
-    "max_block_ms": 15_000,
-    "retry_backoff_ms": 10,  # with the default of 100 every transaction sleeps 100 ms
-    "transaction_timeout_ms": 10_000,
-    "delivery_timeout_ms": 120_000,
-}
-
 Rows = Callable[[int, list[str]], NDArray[np.uint8]]
 
 
 class KafkaLog:
-    """A log in Kafka. `layout` names the meaning of a state row of `row_bytes` bytes; state of another layout is refused,
-    or with `fresh` given up when this worker first commits.
+    """A log in Kafka, over the client of the name `client`.
 
-    `rows(partition, streams)` gives the present state rows, uint8 [n, row_bytes], of any streams of a partition; the log asks
-    for them inside `commit` when it rolls its snapshot, which spares it a second copy of all state. `poll` calls
-    `before_revoke` on another thread, while it blocks. Few records linger at the broker for `linger_ms`. With `traced`
-    records bring their header TRACE_HEADER. `connect_attempts` counts attempts since the last success.
+    `layout` names the meaning of a state row of `row_bytes` bytes; state of another layout is refused, or with `fresh` given up
+    when this worker first commits. `rows(partition, streams)` gives the present state rows, uint8 [n, row_bytes], of any streams
+    of a partition; the log asks for them inside `commit` when it rolls its snapshot, which spares it a second copy of all
+    state. `poll` may call `before_revoke` on another thread, while it blocks. Few records linger at the broker for
+    `linger_ms`. With `traced` records bring their header TRACE_HEADER. `connect_attempts` counts attempts since the last success.
     """
 
     def __init__(
@@ -76,6 +60,7 @@ class KafkaLog:
         layout: str,
         rows: Rows,
         *,
+        client: str = "kafka-python",
         max_records: int = 5000,
         linger_ms: int = 0,
         fresh: bool = False,
@@ -85,6 +70,7 @@ class KafkaLog:
         self.name = settings.ticks
         self.connect_attempts = 0
         self._settings = settings
+        self._client = find(client)
         self._row_bytes = row_bytes
         self._layout = layout
         self._rows = rows
@@ -95,7 +81,7 @@ class KafkaLog:
         self._watchdog = Watchdog(f"a transaction at {settings.bootstrap_servers}", HANG_S)
         self._silence = Silence(patience_s, partial(ends, settings))
         self._member: Membership | None = None
-        self._producer: KafkaProducer | None = None
+        self._producer: Producer | None = None
         self._restore: Restore | None = None
         self._changelogs: dict[int, Changelog] = {}
         self._next: dict[int, int] = {}
@@ -105,7 +91,7 @@ class KafkaLog:
     @property
     def connected(self) -> bool:
         """Whether the log has its connections and the group's broker answers."""
-        return self._producer is not None and self._member is not None and self._member.heard()
+        return self._producer is not None and self._member is not None and self._member.consumer.heard()
 
     @property
     def restoring(self) -> int:
@@ -118,24 +104,20 @@ class KafkaLog:
         """See Log.poll. Raises TickwatchError when a person has to act."""
         member = self._open(timeout_ms)
         if member is None:
-            return Poll(_records([]))
+            return Poll(NOTHING)
         member.before_revoke = before_revoke
         try:
             self._end_silence(member)
             # with partitions to restore there is something else to do meanwhile
-            found = member.poll(0 if member.waiting else timeout_ms, self._max_records)
-        except errors.KafkaError as error:
-            if error.__cause__ is not None and not isinstance(error.__cause__, errors.KafkaError):
-                raise error.__cause__ from None  # from before_revoke, wrapped by kafka-python
-            if isinstance(error, errors.RetriableError):
-                return Poll(_records([]))
-            raise explain_error(self._settings, error) from error
+            records = member.consumer.poll(0 if member.waiting else timeout_ms, self._max_records)
+        except Unreachable:
+            return Poll(NOTHING)
         if member.take_lapse():
             self._reset("the group had dropped this member")
             raise LogReset
         ready = self._restored(member)
-        lost, member.lost = member.lost, []
-        for partition in lost:
+        gone, member.gone = member.gone, []
+        for partition in gone:
             LOG.info("topic %s partition %d moves on", self.name, partition, extra=self._at("lost", partition))
             self._changelogs.pop(partition, None)
             self._next.pop(partition, None)
@@ -143,14 +125,18 @@ class KafkaLog:
             partition = restored.state.partition
             self._changelogs[partition] = restored.changelog
             self._next[partition] = restored.offset
-            member.activate(TopicPartition(self.name, partition), restored.offset)
+            try:
+                member.activate(partition, restored.offset)
+            except Unreachable as error:
+                self._reset(str(error))
+                raise LogReset from error
             words = "topic %s partition %d goes on at offset %d"
             LOG.info(words, self.name, partition, restored.offset, extra=self._at("restored", partition))
-        for tp, records in found.items():
-            self._check_order(tp.partition, records[0].offset)
-            self._next[tp.partition] = records[-1].offset + 1
-        polled = _records(chain.from_iterable(found.values()), traced=self._traced)
-        return Poll(polled, [r.state for r in ready], lost)
+        for partition in np.flatnonzero(np.bincount(records.partition)).tolist():
+            offsets = records.offset[records.partition == partition]
+            self._check_order(partition, int(offsets[0]))
+            self._next[partition] = int(offsets[-1]) + 1
+        return Poll(records, [r.state for r in ready], gone)
 
     def _at(self, name: str, partition: int) -> dict[str, object]:
         return event(f"partition_{name}", topic=self.name, partition=partition, offset=self._next.get(partition))
@@ -160,10 +146,16 @@ class KafkaLog:
         silent = self._silence.look(member.stands, time.monotonic())
         if not silent:
             return
-        self._reset(f"nothing comes of partitions {[tp.partition for tp in silent]} although there are ticks to read")
+        self._reset(f"nothing comes of partitions {silent} although there are ticks to read")
+        self._end_restore()
         member.close()
         self._member = None
         raise LogReset
+
+    def _end_restore(self) -> None:
+        if self._restore is not None:
+            self._restore.close()
+            self._restore = None
 
     def _check_order(self, partition: int, offset: int) -> None:
         """The consumer begins at the start again when the topic ends before the place that it stood at."""
@@ -177,19 +169,16 @@ class KafkaLog:
     def _restored(self, member: Membership) -> list[Restored]:
         try:
             if not member.waiting:
-                if self._restore is not None:
-                    self._restore.close()
-                    self._restore = None
+                self._end_restore()
                 return []
             if self._restore is None:
                 new = partial(Changelog, self._layout, self._row_bytes, fresh=self._fresh)
-                self._restore = Restore(self._settings, member.consumer, self._row_bytes, new)
+                reader = self._client.reader(self._settings)
+                self._restore = Restore(self._settings, member.consumer, reader, self._row_bytes, new)
             return self._restore.step(member.waiting)
-        except (Unreachable, errors.RetriableError) as error:
+        except Unreachable as error:
             LOG.warning("restoring state waits: %s", error, extra=event("restore_waits", topic=self.name))
             return []
-        except errors.KafkaError as error:
-            raise explain_error(self._settings, error) from error
 
     # -- committing ---------------------------------------------------------------------------------------------------
 
@@ -206,26 +195,24 @@ class KafkaLog:
         try:
             with self._watchdog:
                 self._transact(self._producer, checkpoint, offsets, identity)
-        except errors.KafkaError as error:
+        except TickwatchError as error:
             self._failures += 1
             self._reset(str(error))
-            if self._failures >= FAILURES or find_error(error, errors.AuthorizationError):
-                raise explain_error(self._settings, error) from error
+            if self._failures >= FAILURES or isinstance(error, Denied):
+                raise TickwatchError(str(error)) from error  # worth no other attempt, whatever it was
             raise LogReset from error
         self._failures = 0
 
-    def _transact(
-        self, producer: KafkaProducer, checkpoint: Checkpoint, offsets: dict[int, int], identity: ConsumerGroupMetadata
-    ) -> None:
+    def _transact(self, producer: Producer, checkpoint: Checkpoint, offsets: dict[int, int], identity: object) -> None:
         topics = self._settings
-        producer.begin_transaction()
-        sent = [
-            producer.send(topic, out.value, out.key or None, out.headers)
-            for topic, outputs in ((topics.alerts, checkpoint.alerts), (topics.scores, checkpoint.scores))
-            for out in outputs
-            if out.partition in offsets
-        ]
-        sent += [self._bury(producer, letter) for letter in checkpoint.dead_letters if letter.partition in offsets]
+        producer.begin()
+        for topic, outputs in ((topics.alerts, checkpoint.alerts), (topics.scores, checkpoint.scores)):
+            for out in outputs:
+                if out.partition in offsets:
+                    producer.send(topic, out.value, out.key or None, headers=out.headers)
+        for letter in checkpoint.dead_letters:
+            if letter.partition in offsets:
+                self._bury(producer, letter)
         states = {state.partition: state for state in checkpoint.states}
         for partition, offset in offsets.items():
             state = states.get(partition) or PartitionState(partition, [], np.zeros((0, self._row_bytes), np.uint8))
@@ -233,17 +220,12 @@ class KafkaLog:
             for key, value in self._changelogs[partition].write(
                 offset, state.streams, state.rows, state.removed, current
             ):
-                sent.append(producer.send(topics.changelog, value, key, partition=partition))
+                producer.send(topics.changelog, value, key, partition)
         producer.flush(FLUSH_S)
-        for future in sent:
-            future.get(0)
-        next_offsets = {
-            TopicPartition(self.name, p): OffsetAndMetadata(offset, "", -1) for p, offset in offsets.items()
-        }
-        producer.send_offsets_to_transaction(next_offsets, identity)
-        producer.commit_transaction()
+        producer.add_offsets(offsets, identity)
+        producer.commit()
 
-    def _bury(self, producer: KafkaProducer, letter: DeadLetter) -> FutureRecordMetadata:
+    def _bury(self, producer: Producer, letter: DeadLetter) -> None:
         value = letter.value or b""
         headers = [
             ("reason", letter.reason.encode()),
@@ -255,14 +237,14 @@ class KafkaLog:
             headers.append((SCHEMA_HEADER, letter.schema))
         if len(value) > LETTER_BYTES:
             headers.append(("cut-from-bytes", str(len(value)).encode()))
-        return producer.send(self._settings.dead_letters, value[:LETTER_BYTES], letter.key, headers)
+        producer.send(self._settings.dead_letters, value[:LETTER_BYTES], letter.key, headers=headers)
 
     def lag(self) -> dict[int, int]:
         """See Log.lag."""
         if self._member is None:
             return {}
-        ends = {p: self._member.consumer.highwater(TopicPartition(self.name, p)) for p in self._member.active}
-        return {p: max(0, end - self._next[p]) for p, end in ends.items() if end is not None}
+        ends = self._member.consumer.ends(sorted(self._member.active))
+        return {p: max(0, end - self._next[p]) for p, end in ends.items()}
 
     # -- connections --------------------------------------------------------------------------------------------------
 
@@ -277,34 +259,24 @@ class KafkaLog:
         self.connect_attempts += 1
         try:
             member = self._connect()
-        except (Unreachable, errors.RetriableError) as error:
+        except Unreachable as error:
             first_s, most_s = BACKOFF_S
             wait_s = min(most_s, first_s * 2 ** (self.connect_attempts - 1)) * random.uniform(0.5, 1)
             self._try_at = time.monotonic() + wait_s
             attempt = event("unreachable", attempt=self.connect_attempts, wait_s=wait_s)
             LOG.warning("Attempt %d failed, next in %.1f s: %s", self.connect_attempts, wait_s, error, extra=attempt)
             return None
-        except errors.KafkaError as error:
-            raise explain_error(self._settings, error) from error
         self.connect_attempts = 0
         return member
 
     def _connect(self) -> Membership:
-        settings = self._settings
         if self._member is None:
-            check_topics(settings)
-            self._member = Membership(settings, self._linger_ms)
+            check_topics(self._settings)
+            self._member = Membership(self._settings, self._client, self._linger_ms, traced=self._traced)
         else:
-            self._check_not_replaced(self._member.consumer.group_metadata().member_id)
-        transactional_id = f"{settings.group}.{settings.instance}"
-        producer = connect(settings, KafkaProducer, **PRODUCER, transactional_id=transactional_id)
-        try:
-            with self._watchdog:
-                producer.init_transactions()
-        except BaseException:
-            _discard(producer)
-            raise
-        self._producer = producer
+            self._check_not_replaced(self._member.consumer.member_id())
+        with self._watchdog:
+            self._producer = self._client.producer(self._settings)
         return self._member
 
     def _check_not_replaced(self, member_id: str) -> None:
@@ -313,6 +285,8 @@ class KafkaLog:
         admin = connect(settings, KafkaAdminClient)
         try:
             members = admin.describe_groups([settings.group])[settings.group]["members"]
+        except errors.KafkaError as error:
+            raise explain_error(settings, error) from error
         finally:
             admin.close()
         for member in members:
@@ -329,40 +303,13 @@ class KafkaLog:
         if self._member is not None:
             self._member.start_over()
         if producer is not None:
-            _discard(producer)
+            producer.discard()
 
     def close(self) -> None:
         """See Log.close. The partitions stay with this instance until it is back or its session times out."""
         self._watchdog.close()
         if self._producer is not None:
-            _discard(self._producer)
-        if self._restore is not None:
-            self._restore.close()
+            self._producer.discard()
+        self._end_restore()
         if self._member is not None:
             self._member.close()
-
-
-def _records(batch: Iterable[ConsumerRecord], *, traced: bool = False) -> Records:
-    kept = list(batch)
-    headed = any(r.headers for r in kept)
-    return Records(
-        np.array([r.partition for r in kept], np.int32),
-        np.array([r.offset for r in kept], np.int64),
-        [r.key for r in kept],
-        [r.value for r in kept],
-        [_header(r, SCHEMA_HEADER) for r in kept] if headed else [],
-        [_header(r, TRACE_HEADER) for r in kept] if headed and traced else [],
-    )
-
-
-def _header(record: ConsumerRecord, name: str) -> bytes | None:
-    found: bytes | None = dict(record.headers).get(name)
-    return found
-
-
-def _discard(producer: KafkaProducer) -> None:
-    """Close a producer without waiting for what it still holds: its transaction is void."""
-    # `close` alone waits for that in vain, gives up and leaves its thread sending (producer/kafka.py)
-    producer._sender.force_close()
-    with suppress(errors.KafkaError):
-        producer.close(timeout=1)

@@ -10,16 +10,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
-from kafka import KafkaConsumer, TopicPartition
-from kafka.consumer.fetcher import ConsumerRecord
-from kafka.errors import KafkaTimeoutError
 from numpy.typing import NDArray
 
-from service.connection import KafkaSettings, connect
+from service.connection import KafkaSettings, Unsettled
 from service.errors import TickwatchError
 from service.journal import event
 from service.logs import PartitionState
-from service.logs.changelog import RECORD_BYTES, Changelog, ForeignLayout
+from service.logs.changelog import Changelog, ForeignLayout
+from service.logs.client import Consumer, Reader
 
 LOG = logging.getLogger("tickwatch")
 SLICE_S = 0.25  # the other partitions wait no longer than this for records
@@ -69,7 +67,7 @@ class Reading:
 
 
 class Restore:
-    """Restores partitions of `settings.changelog` for the group member `consumer`.
+    """Restores partitions of `settings.changelog` for the group member `consumer` by means of `reader`, which it closes.
 
     The order is what makes it right: committed offset with pending transactions settled; the true end of the changelog, open
     transactions included, which only a read_uncommitted client sees; then everything committed up to that end; and the
@@ -77,27 +75,22 @@ class Restore:
     """
 
     def __init__(
-        self, settings: KafkaSettings, consumer: KafkaConsumer, row_bytes: int, new: Callable[[], Changelog]
+        self,
+        settings: KafkaSettings,
+        consumer: Consumer,
+        reader: Reader,
+        row_bytes: int,
+        new: Callable[[], Changelog],
     ) -> None:
         self._settings = settings
         self._group = consumer
+        self._reader = reader
         self._row_bytes = row_bytes
         self._new = new
         self._reading: dict[int, Reading] = {}
         self._mismatches: dict[int, int] = {}
         self._lent: list[NDArray[np.uint8]] = []  # tables of rows that the caller is about to copy
         self._spare: list[NDArray[np.uint8]] = []
-        plain = {"enable_auto_commit": False, "auto_offset_reset": "earliest", "metrics_enabled": False}
-        self._ends = connect(settings, KafkaConsumer, **plain)
-        self._reader = connect(
-            settings,
-            KafkaConsumer,
-            **plain,
-            isolation_level="read_committed",
-            max_partition_fetch_bytes=RECORD_BYTES,
-            fetch_max_bytes=2 * RECORD_BYTES,
-            max_poll_records=64,
-        )
 
     def step(self, waiting: dict[int, int]) -> list[Restored]:
         """Go on with the partitions in `waiting` for about SLICE_S; returns those that are ready.
@@ -107,39 +100,36 @@ class Restore:
         """
         self._spare += self._lent
         self._lent = []
-        self._reading = {p: r for p, r in self._reading.items() if waiting.get(p) == r.serial}
+        for partition in [p for p, r in self._reading.items() if waiting.get(p) != r.serial]:
+            del self._reading[partition]
+            self._reader.stop(partition)
         for partition in sorted(waiting.keys() - self._reading.keys())[: AT_ONCE - len(self._reading)]:
-            # what times out is tried again: its former owner's transaction is not settled yet, or the broker is away
-            with suppress(KafkaTimeoutError):
+            with suppress(Unsettled):  # its former owner's transaction is; it is tried again
                 self._begin(partition, waiting[partition])
         ready = self._finished()
         until = time.monotonic() + SLICE_S
         while self._reading and time.monotonic() < until:
-            for tp, records in self._reader.poll(50).items():
-                reading = self._reading.get(tp.partition)
+            for partition, key, value in self._reader.poll(50):
+                reading = self._reading.get(partition)
                 if reading is not None:
-                    self._take(reading, records)
+                    self._take(reading, key, value)
             ready += self._finished()
         return ready
 
     def _begin(self, partition: int, serial: int) -> None:
-        ticks = TopicPartition(self._settings.ticks, partition)
-        source = TopicPartition(self._settings.changelog, partition)
-        committed = self._group.committed(ticks, timeout_ms=STABLE_MS)
-        end = self._ends.end_offsets([source])[source]
+        committed = self._group.committed(partition, STABLE_MS)
+        end = self._reader.end(partition)
         rows = self._spare.pop() if self._spare else np.empty((0, self._row_bytes), np.uint8)
         self._reading[partition] = Reading(serial, self._new(), committed, end, rows)
-        self._reader.assign([TopicPartition(self._settings.changelog, p) for p in self._reading])
-        self._reader.resume(source)  # it may have been read, and paused, before
-        self._reader.seek_to_beginning(source)
+        self._reader.start(partition)
 
     def _finished(self) -> list[Restored]:
         ready = []
         for partition, reading in list(self._reading.items()):
-            at = self._reader.position(TopicPartition(self._settings.changelog, partition), timeout_ms=1000)
+            at = self._reader.stands(partition)
             if at is not None and at >= reading.end:
                 del self._reading[partition]
-                self._reader.pause(TopicPartition(self._settings.changelog, partition))
+                self._reader.stop(partition)
                 ready += self._check(partition, reading)
                 self._lent.append(reading.rows)
         return ready
@@ -161,8 +151,7 @@ class Restore:
             changelog.finish()
         except ForeignLayout as error:
             raise self._foreign(changelog, error) from error
-        ticks = TopicPartition(self._settings.ticks, partition)
-        first = self._ends.beginning_offsets([ticks])[ticks]
+        first = self._reader.first_tick(partition)
         offset = first if reading.committed is None else reading.committed
         if offset < first:
             LOG.warning(
@@ -174,10 +163,9 @@ class Restore:
             )
         return [Restored(reading.state(partition), changelog, offset)]
 
-    def _take(self, reading: Reading, records: list[ConsumerRecord]) -> None:
+    def _take(self, reading: Reading, key: bytes, value: bytes | None) -> None:
         try:
-            for record in records:
-                reading.take(record.key, record.value)
+            reading.take(key, value)
         except ForeignLayout as error:
             raise self._foreign(reading.changelog, error) from error
 
@@ -189,7 +177,6 @@ class Restore:
 
     def close(self) -> None:
         """Give connections and memory back."""
-        self._ends.close()
         self._reader.close()
         held = sum(table.nbytes for table in self._spare + self._lent)
         self._spare, self._lent = [], []

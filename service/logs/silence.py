@@ -15,7 +15,7 @@ from kafka.errors import KafkaError
 
 from service.connection import KafkaSettings, Unreachable, connect
 
-Positions = dict[TopicPartition, int]
+Positions = dict[int, int]  # by partition
 
 
 class Silence:
@@ -25,21 +25,21 @@ class Silence:
     its end lay further on at the first. One that only waits for its turn moves sooner, unless a hundred others are far behind.
     """
 
-    def __init__(self, patience_s: float, ends: Callable[[Iterable[TopicPartition]], Positions]) -> None:
+    def __init__(self, patience_s: float, ends: Callable[[Iterable[int]], Positions]) -> None:
         self._patience_s = patience_s
         self._ends = ends
         self._look_at = 0.0
         self._stood: Positions = {}
         self._ended: Positions = {}
 
-    def look(self, stands: Callable[[], Positions], now: float) -> list[TopicPartition]:
+    def look(self, stands: Callable[[], Positions], now: float) -> list[int]:
         """The silent partitions, if it is time to look at `now` seconds; `stands` gives the next offset to read of all."""
         if now < self._look_at:
             return []
         self._look_at = now + self._patience_s
         stood, self._stood = self._stood, stands()
-        still = [tp for tp, at in self._stood.items() if stood.get(tp) == at]
-        silent = [tp for tp in still if self._ended.get(tp, 0) > self._stood[tp]]
+        still = [p for p, at in self._stood.items() if stood.get(p) == at]
+        silent = [p for p in still if self._ended.get(p, 0) > self._stood[p]]
         self._ended = self._ends(still) if still else {}
         return silent
 
@@ -48,14 +48,14 @@ class Silence:
         self._stood, self._ended = {}, {}
 
 
-def ends(settings: KafkaSettings, partitions: Iterable[TopicPartition]) -> Positions:
-    """Where partitions end for a read_committed reader; nothing while nobody can tell."""
+def ends(settings: KafkaSettings, partitions: Iterable[int]) -> Positions:
+    """Where partitions of ticks end for a read_committed reader; nothing while nobody can tell."""
     try:
         consumer = connect(settings, KafkaConsumer, isolation_level="read_committed", metrics_enabled=False)
         try:
-            found: Positions = consumer.end_offsets(list(partitions), timeout_ms=2000)
+            found = consumer.end_offsets([TopicPartition(settings.ticks, p) for p in partitions], timeout_ms=2000)
         finally:
             consumer.close(autocommit=False)
     except (Unreachable, KafkaError):
         return {}
-    return found
+    return {tp.partition: end for tp, end in found.items()}

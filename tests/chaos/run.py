@@ -57,6 +57,7 @@ class Plan:
     rate: float
     alone_share: float = 1 / 3
     only: str | None = None
+    client: str = "kafka-python"
 
 
 @dataclass
@@ -235,11 +236,12 @@ class Chaos:
 def chaos(plan: Plan, folder: Path, say: Callable[[str], None]) -> Outcome:
     """Run the plan with files in `folder` and say how it goes; the outcome's `wrong` is empty if all held."""
     say(
-        f"seed {plan.seed}: {plan.duration_s:g} s of faults, {plan.brokers} broker(s), cell {plan.cell}, {plan.rate:g} ticks/s"
+        f"seed {plan.seed}: {plan.duration_s:g} s of faults, {plan.brokers} broker(s), cell {plan.cell}, client {plan.client},"
+        f" {plan.rate:g} ticks/s"
     )
     brokers = cluster(folder, plan.brokers)
     settings = KafkaSettings(bootstrap_servers=",".join(b.bootstrap for b in brokers))
-    fleet = Fleet(settings, plan.cell, folder)
+    fleet = Fleet(settings, plan.cell, plan.client, folder)
     try:
         create_topics(settings, PARTITIONS, plan.brokers)
         run = Chaos(plan, brokers, fleet, random.Random(plan.seed))

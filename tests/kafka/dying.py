@@ -1,7 +1,7 @@
 """The real worker as a program that kills itself before or after the n-th time it takes a step.
 
-`dying.py LOG CELL STEP WHEN NTH`: LOG is the path of an embedded log, or BOOTSTRAP/PREFIX; STEP is `poll`, `score` or `commit`, a
-method of the Kafka producer, or the beginning of an SQL statement, which can only be died before.
+`dying.py LOG CELL STEP WHEN NTH`: LOG is the path of an embedded log, or BOOTSTRAP/PREFIX/CLIENT; STEP is `poll`, `score` or
+`commit`, a method of the client's producer, or the beginning of an SQL statement, which can only be died before.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kafka import KafkaProducer
-
 from service.autoencoder import load
 from service.logs import Log
+from service.logs.client import find
 from service.logs.kafka import KafkaLog
 from service.logs.sqlite import SqliteLog
 from service.metrics import Metrics
@@ -35,7 +34,7 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def die_at(owner: type, method: str, when: str, nth: int) -> None:
+def die_at(owner: Any, method: str, when: str, nth: int) -> None:
     """Make this process kill itself before or after the n-th call of a method."""
     real: Callable[..., Any] = getattr(owner, method)
     calls = 0
@@ -60,11 +59,9 @@ def worker_on(where: str, cell: str) -> tuple[Worker, Log]:
     if where.endswith(".sqlite"):
         log = SqliteLog(Path(where), scorer.layout, BATCH)
     else:
-        bootstrap, prefix = where.split("/")
-        streams = scorer.streams
-        log = KafkaLog(
-            names(bootstrap, prefix, "one"), streams.row_bytes, scorer.layout, streams.packed, max_records=BATCH
-        )
+        bootstrap, prefix, client = where.split("/")
+        settings, streams = names(bootstrap, prefix, "one"), scorer.streams
+        log = KafkaLog(settings, streams.row_bytes, scorer.layout, streams.packed, client=client, max_records=BATCH)
     return Worker(log, scorer, Metrics(), commit_ticks=1, publish_scores=True), log
 
 
@@ -86,7 +83,7 @@ def main(where: str, cell: str, step: str, when: str, nth: str) -> None:
 
         log._db.set_trace_callback(trace)
     else:
-        die_at(KafkaProducer, step, when, int(nth))
+        die_at(find(where.split("/")[2]).producer, step, when, int(nth))
     while True:
         worker.step(50)
 

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,44 +20,14 @@ from kafka.admin import ConfigResource, ConfigResourceType
 
 from service.connection import KafkaSettings
 from service.errors import TickwatchError
+from service.logs.client import CLIENTS
 from service.topics import create_topics
 from tests.kafka.broker import Broker, free_ports, produce, read_all
 from tests.kafka.toy import Toy, names
 
 ROOT = Path(__file__).parents[2]
+with_each_client = pytest.mark.parametrize("client", CLIENTS)
 TICKS = [(b"stream %d" % (i % 7), b"%d" % (i * i % 1000)) for i in range(300)]
-
-
-@pytest.fixture
-def toys() -> Iterator[Callable[..., Toy]]:
-    """Makes toys and closes them at the end."""
-    made: list[Toy] = []
-
-    def make(*args: object, **options: object) -> Toy:
-        made.append(Toy(*args, **options))  # type: ignore[arg-type]
-        return made[-1]
-
-    yield make
-    for toy in made:
-        toy.log.close()
-
-
-@pytest.fixture
-def processes(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Runs toys as programs, what they say in `<instance>.err`, and ends them."""
-    started: list[subprocess.Popen[bytes]] = []
-
-    def start(settings: KafkaSettings, instance: str) -> subprocess.Popen[bytes]:
-        prefix = settings.group.removesuffix("-group")
-        command = [sys.executable, "-m", "tests.kafka.toy", settings.bootstrap_servers, prefix, instance]
-        with (tmp_path / f"{instance}.err").open("wb") as err:
-            started.append(subprocess.Popen(command, cwd=ROOT, stderr=err))
-        return started[-1]
-
-    yield start
-    for process in started:
-        process.kill()
-        process.wait()
 
 
 def until(done: Callable[[], bool], *toys: Toy, timeout_s: float = 40) -> None:
@@ -112,6 +82,7 @@ def test_ticks_that_come_one_by_one_linger_and_are_polled_together(
     assert sum(size > 0 for size in sizes) < 10
 
 
+@with_each_client
 def test_every_tick_is_counted_once_and_state_survives_a_restart(
     settings: KafkaSettings, toys: Callable[..., Toy]
 ) -> None:
@@ -125,6 +96,7 @@ def test_every_tick_is_counted_once_and_state_survives_a_restart(
     assert_exactly_once(settings)
 
 
+@with_each_client
 def test_lag_is_what_was_not_polled(settings: KafkaSettings, toys: Callable[..., Toy]) -> None:
     produce(settings.bootstrap_servers, settings.ticks, TICKS, partition=0)
     toy = toys(settings, max_records=100)
@@ -133,6 +105,7 @@ def test_lag_is_what_was_not_polled(settings: KafkaSettings, toys: Callable[...,
     until(lambda: toy.log.lag() == {0: 0, 1: 0}, toy)
 
 
+@with_each_client
 def test_what_cannot_be_read_is_buried_once_with_its_origin(settings: KafkaSettings, toys: Callable[..., Toy]) -> None:
     bad: list[tuple[bytes | None, bytes | None]] = [
         (b"a", b"x"),
@@ -150,6 +123,7 @@ def test_what_cannot_be_read_is_buried_once_with_its_origin(settings: KafkaSetti
     assert_exactly_once(settings)
 
 
+@with_each_client
 def test_partitions_that_stay_are_not_disturbed_when_a_worker_joins_and_leaves(
     settings: KafkaSettings, toys: Callable[..., Toy], processes: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
@@ -185,6 +159,7 @@ def zombie(
     return freeze
 
 
+@with_each_client
 def test_a_worker_that_was_paused_writes_nothing_and_rejoins(
     settings: KafkaSettings, toys: Callable[..., Toy], zombie: Callable[[str], subprocess.Popen[bytes]]
 ) -> None:
@@ -199,6 +174,7 @@ def test_a_worker_that_was_paused_writes_nothing_and_rejoins(
     assert_exactly_once(settings)
 
 
+@with_each_client
 @pytest.mark.parametrize("idle", [False, True])
 def test_a_worker_whose_name_was_taken_stops_and_says_so(
     settings: KafkaSettings,
@@ -279,6 +255,7 @@ def test_a_broker_that_dies_and_comes_back_costs_nothing(own_broker: Broker, toy
     assert len(producers) == 1  # those that were given up are gone
 
 
+@with_each_client
 def test_a_broker_that_freezes_shows_although_nothing_is_to_be_committed(
     own_broker: Broker, toys: Callable[..., Toy]
 ) -> None:
@@ -303,7 +280,7 @@ def test_a_consumer_that_falls_silent_is_replaced(settings: KafkaSettings, toys:
         quiet_until = time.monotonic() + 3
         until(lambda at=quiet_until: time.monotonic() > at, toy)  # type: ignore[misc]
     assert toy.resets == 0  # a topic without ticks is no silence
-    fetcher = toy.log._member.consumer._fetcher  # type: ignore[union-attr]
+    fetcher = toy.log._member.consumer._consumer._fetcher  # type: ignore[union-attr]
     fetcher._nodes_with_pending_fetch_requests |= {1, 2, 3}  # what it looks like when the outcome of a fetch gets lost
     until(lambda: not fetcher.in_flight_fetches(), toy)
     fetcher._nodes_with_pending_fetch_requests |= {1, 2, 3}

@@ -14,6 +14,7 @@ from kafka.admin import ACL, ACLOperation, ACLPermissionType, ResourcePattern, R
 
 from service.connection import KafkaSettings
 from service.errors import TickwatchError
+from service.logs.client import CLIENTS
 from service.topics import check_topics, create_topics
 from tests.kafka.broker import Broker, free_ports, produce, read_all
 from tests.kafka.toy import Toy, names
@@ -27,6 +28,20 @@ class Secured:
 
     broker: Broker
     settings: KafkaSettings
+
+    def of_its_own(self, prefix: str) -> KafkaSettings:
+        """Topics and a group on which nobody has a right yet."""
+        found = names(self.broker.bootstrap, prefix, "one")
+        create_topics(found, partitions=1, replication=1)
+        good = self.settings
+        return replace(
+            found,
+            bootstrap_servers=good.bootstrap_servers,
+            security_protocol=good.security_protocol,
+            ca_file=good.ca_file,
+            username=good.username,
+            password=good.password,
+        )
 
     def grant(self, kind: ResourceType, name: str, *operations: ACLOperation) -> None:
         """Allow the worker's user something."""
@@ -80,9 +95,9 @@ def secured(kafka_jars: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
         broker.kill()
 
 
-def refusal(settings: KafkaSettings) -> str:
+def refusal(settings: KafkaSettings, client: str = "kafka-python") -> str:
     """What a worker with these settings dies of."""
-    toy = Toy(settings)
+    toy = Toy(settings, client=client)
     deadline = time.monotonic() + 20
     try:
         while time.monotonic() < deadline:
@@ -106,20 +121,21 @@ def test_each_mistake_has_its_own_sentence(secured: Secured, tmp_path: Path) -> 
     assert PASSWORD not in repr(good)
 
 
-def test_a_missing_right_is_named_and_with_all_rights_it_works(secured: Secured) -> None:
-    settings = secured.settings
-    assert "denies user 'worker' something that a worker needs" in refusal(settings)
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_missing_right_is_named_and_with_all_rights_it_works(secured: Secured, client: str) -> None:
+    settings = secured.of_its_own(client)
+    assert "denies user 'worker' something that a worker needs" in refusal(settings, client)
     read, write, describe = ACLOperation.READ, ACLOperation.WRITE, ACLOperation.DESCRIBE
     secured.grant(ResourceType.GROUP, settings.group, read)
     secured.grant(ResourceType.TOPIC, settings.ticks, read)
-    secured.grant(ResourceType.TRANSACTIONAL_ID, f"{settings.group}.one", write, describe)
+    secured.grant(ResourceType.TRANSACTIONAL_ID, f"{settings.group}.{settings.instance}", write, describe)
     for topic in (settings.alerts, settings.scores, settings.dead_letters):
         secured.grant(ResourceType.TOPIC, topic, write)
     secured.grant(ResourceType.TOPIC, settings.changelog, read, ACLOperation.DESCRIBE_CONFIGS)
     produce(secured.broker.bootstrap, settings.ticks, [(b"a", b"1"), (b"a", b"x")])
-    assert settings.changelog in refusal(settings)
+    assert settings.changelog in refusal(settings, client)
     secured.grant(ResourceType.TOPIC, settings.changelog, write)
-    toy = Toy(settings)
+    toy = Toy(settings, client=client)
     while not read_all(secured.broker.bootstrap, settings.alerts):
         toy.step()
     toy.log.close()

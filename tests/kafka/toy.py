@@ -3,7 +3,7 @@
 The state of a stream is (ticks seen, sum of their values). Each tick yields the alert `offset count sum` keyed by its stream, so
 a lost or repeated tick shows in every later alert of the stream. A value that is no number is a dead letter.
 
-As a program it runs until SIGTERM: `toy.py BOOTSTRAP PREFIX INSTANCE`.
+As a program it runs until SIGTERM: `toy.py BOOTSTRAP PREFIX INSTANCE CLIENT`.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class Toy:
         self.log.commit(checkpoint)
 
 
-def main(bootstrap: str, prefix: str, instance: str) -> None:
+def main(bootstrap: str, prefix: str, instance: str, client: str = "kafka-python") -> None:
     """Run until SIGTERM."""
     running = True
 
@@ -119,7 +119,7 @@ def main(bootstrap: str, prefix: str, instance: str) -> None:
         running = False
 
     signal.signal(signal.SIGTERM, stop)
-    toy = Toy(names(bootstrap, prefix, instance), max_records=50)
+    toy = Toy(names(bootstrap, prefix, instance), client=client, max_records=50)
     while running:
         toy.step()
     toy.commit()

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from service.autoencoder import load
 from service.errors import TickwatchError
 from service.logs import Checkpoint, DeadLetter, Log, Output, PartitionState
+from service.logs.client import CLIENTS
 from service.logs.kafka import KafkaLog
 from service.logs.sqlite import SqliteLog
 from service.scorer import Scored, Scorer
@@ -35,7 +36,7 @@ from tests.samples import CELLS, random_ticks, shipped, with_numbers
 ROOT = Path(__file__).parents[3]
 ROW = 16
 PREFIXES = (f"c{time.time_ns()}-{i}" for i in itertools.count())
-LOGS = ("sqlite", "kafka")
+LOGS = ("sqlite", *CLIENTS)
 
 
 class Place(Protocol):
@@ -93,12 +94,12 @@ class Kafka:
     held: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        bootstrap, prefix = self.where.split("/")
+        bootstrap, prefix, self.client = self.where.split("/")
         self.settings = names(bootstrap, prefix, "one")
         create_topics(self.settings, partitions=1, replication=1)
 
     def open(self, layout: str = "model/1", max_records: int = 5000) -> Log:
-        return KafkaLog(self.settings, ROW, layout, self._packed, max_records=max_records)
+        return KafkaLog(self.settings, ROW, layout, self._packed, client=self.client, max_records=max_records)
 
     def _packed(self, partition: int, streams: list[str]) -> NDArray[np.uint8]:
         return np.array([[self.held[name]] * ROW for name in streams], np.uint8).reshape(len(streams), ROW)
@@ -123,7 +124,7 @@ class Kafka:
 def make(kind: str, folder: Path, request: pytest.FixtureRequest) -> Place:
     if kind == "sqlite":
         return Embedded(str(folder / "log.sqlite"))
-    return Kafka(f"{request.getfixturevalue('kafka')}/{next(PREFIXES)}")
+    return Kafka(f"{request.getfixturevalue('kafka')}/{next(PREFIXES)}/{kind}")
 
 
 @pytest.fixture(params=LOGS)
@@ -300,13 +301,15 @@ SQL = [
     "DELETE FROM ticks",
     "COMMIT",
 ]
-PRODUCER = ["begin_transaction", "send", "flush", "send_offsets_to_transaction", "commit_transaction"]
+PRODUCER = ["begin", "send", "flush", "add_offsets", "commit"]
 BOTH = [(step, when) for step in ("poll", "score", "commit") for when in ("before", "after")]
 DEATHS = [
     *[("sqlite", step, when) for step, when in BOTH],
     *[("sqlite", step, "before") for step in SQL],
-    *[("kafka", step, when) for step, when in BOTH[:4]],
-    *[("kafka", step, when) for step in PRODUCER for when in ("before", "after")],
+    *[("kafka-python", step, when) for step, when in BOTH[:4]],
+    *[(client, step, "after") for client in CLIENTS for step in PRODUCER],
+    *[("kafka-python", step, "before") for step in PRODUCER],
+    ("confluent-kafka", "commit", "before"),
 ]
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from kafka import TopicPartition
-
 from service.logs.silence import Silence
 
-A, B = TopicPartition("ticks", 0), TopicPartition("ticks", 1)
+A, B = 0, 1
 
 
-def silent_after(*looks: tuple[dict[TopicPartition, int], dict[TopicPartition, int]]) -> list[TopicPartition]:
+def silent_after(*looks: tuple[dict[int, int], dict[int, int]]) -> list[int]:
     """What the last of several looks found; each is (where the consumer stands, where the partitions end)."""
-    found: list[TopicPartition] = []
+    found: list[int] = []
     turn = 0
-    silence = Silence(10.0, lambda partitions: {tp: looks[turn][1][tp] for tp in partitions if tp in looks[turn][1]})
+    silence = Silence(10.0, lambda partitions: {p: looks[turn][1][p] for p in partitions if p in looks[turn][1]})
     for turn in range(len(looks)):
         found = silence.look(lambda: looks[turn][0], turn * 10.0)  # noqa: B023
     return found

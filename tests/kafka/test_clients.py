@@ -1,0 +1,56 @@
+"""Both clients do the same, and get along with each other."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+
+import pytest
+
+from service.connection import KafkaSettings
+from service.errors import TickwatchError
+from service.logs.client import Producer, find
+from service.logs.membership import Membership
+from tests.kafka.broker import produce, read_all
+from tests.kafka.test_kafka_log import TICKS, assert_exactly_once, finished, until, with_each_client
+from tests.kafka.toy import Toy
+
+
+def test_workers_with_different_clients_share_a_group_and_take_over_from_each_other(
+    settings: KafkaSettings, toys: Callable[..., Toy], processes: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    produce(settings.bootstrap_servers, settings.ticks, TICKS)
+    first = toys(settings)
+    until(finished(settings), first)
+    processes(settings, "two", "confluent-kafka")
+    until(lambda: len(first.lost) == 1, first)
+    produce(settings.bootstrap_servers, settings.ticks, TICKS)
+    until(finished(settings), first)
+    first.log.close()
+    processes(settings, "one", "confluent-kafka")
+    produce(settings.bootstrap_servers, settings.ticks, TICKS)
+    until(finished(settings))
+    assert_exactly_once(settings)
+
+
+@with_each_client
+def test_a_transaction_with_a_record_that_was_refused_is_not_committed(settings: KafkaSettings, client: str) -> None:
+    producer = find(client).producer(settings)
+    consumer = Membership(settings, find(client))
+    until(lambda: consumer.consumer.poll(100, 1) is not None and consumer.identity() is not None)
+    producer.begin()
+    producer.send(settings.scores, b"good", None)
+    producer.send(settings.alerts, bytes(3 * 2**20), None)  # more than its topic takes
+    with pytest.raises(TickwatchError, match=r"(?i)large"):
+        commit_all(producer, consumer.identity())
+    producer.discard()
+    consumer.close()
+    find(client).producer(settings).discard()  # settles what was left open
+    assert read_all(settings.bootstrap_servers, settings.scores) == []
+
+
+def commit_all(producer: Producer, identity: object) -> None:
+    """The steps of a commit, behind the records."""
+    producer.flush(10)
+    producer.add_offsets({0: 1}, identity)
+    producer.commit()
