@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from threading import Thread
 
+from service.autoencoder import Model
 from service.connection import KafkaSettings
 from service.logs.kafka import KafkaLog
 from service.scorer import warm_up
@@ -19,7 +21,7 @@ POLL_MS = 100
 def consume(scoring: Scoring, kafka: KafkaSettings, decode: Decode, stop: Stop, *, linger_ms: int, fresh: bool) -> None:
     """Score the topic's ticks until `stop` is asked for, then commit and leave."""
     scorer = scoring.scorer()
-    warming = Thread(target=warm_up, args=(scorer.model,), name="warm-up")
+    warming = Thread(target=_warm_up, args=(scorer.model,), name="warm-up")
     warming.start()  # a third of a second of loading kernels goes by while Kafka is joined and state restored
     streams = scorer.streams
     log = KafkaLog(kafka, streams.row_bytes, scorer.layout, streams.packed, linger_ms=linger_ms, fresh=fresh)
@@ -35,3 +37,8 @@ def consume(scoring: Scoring, kafka: KafkaSettings, decode: Decode, stop: Stop, 
         log.close()
         station.close()
     LOG.info("stopped after %d ticks, %d alerts, %d dead letters", worker.ticks, worker.alerts, worker.rejected)
+
+
+def _warm_up(model: Model) -> None:
+    warm_up(model)
+    gc.freeze()  # records are tracked objects, so full collections come often: none need walk all that was imported, 2 us a tick
