@@ -1,0 +1,151 @@
+"""Where the worker's CPU goes, part by part, beside the client's floor.
+
+python -m benchmarks.breakdown [--ticks N] [--streams N] [--cells gru,lstm]
+
+The worker runs in a process of its own with a stopwatch around the functions of PARTS. A stopwatch counts the CPU time of the
+worker's thread, less that of the stopwatches inside it; what the process uses beside is that of the other threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import onnxruntime
+
+from benchmarks.speed import PARTITIONS, fill, floor, loads
+from service import autoencoder, blocks, scorer, ticks, worker
+from service.connection import KafkaSettings
+from service.consume import POLL_MS
+from service.history import History
+from service.judge import Judge
+from service.logs import kafka as kafka_log
+from service.logs.changelog import Changelog
+from service.logs.membership import Membership
+from service.scorer import Scorer, warm_up
+from service.station import Scoring, Station
+from service.streams import Streams
+from service.topics import create_topics
+from tests.kafka.broker import free_ports, own_broker
+from tests.kafka.toy import names
+
+# part: the functions that do it, as owner and name; a part has what its functions use, less what other parts' use inside them
+PARTS: dict[str, list[tuple[Any, str]]] = {
+    "client: poll": [(Membership, "poll")],
+    "records to columns": [(kafka_log, "_records")],
+    "decode JSON": [(ticks, "decode")],
+    "streams to rows": [(Streams, "rows")],
+    "features": [(scorer, "features")],
+    "planning of blocks": [(blocks, "plan")],
+    "onnxruntime": [(onnxruntime.InferenceSession, "run")],
+    "gather and scatter of blocks": [(autoencoder.Model, "reconstruct")],
+    "judge": [(Judge, "judge")],
+    "rest of the scorer": [(Scorer, "score")],
+    "alerts": [(worker, "alerts"), (worker, "cloud_event")],
+    "history of the live page": [(History, "add")],
+    "state and changelog": [(Streams, "changed"), (Changelog, "write")],
+    "client: commit": [(kafka_log.KafkaLog, "commit")],
+    "rest of the worker": [(Station, "step")],
+}
+THREADS = "client: its threads"
+
+
+class Stopwatch:
+    """CPU seconds of this thread by part, each without the parts inside it."""
+
+    def __init__(self) -> None:
+        self.spent: Counter[str] = Counter()
+        self._inside: list[float] = []  # of each part that is running: what the parts inside it took
+
+    def around(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, timed."""
+
+        def timed(*given: Any, **named: Any) -> Any:
+            self._inside.append(0.0)
+            began = time.thread_time()
+            try:
+                return function(*given, **named)
+            finally:
+                took = time.thread_time() - began
+                self.spent[part] += took - self._inside.pop()
+                if self._inside:
+                    self._inside[-1] += took
+
+        return timed
+
+
+def watched(settings: KafkaSettings, cell: str, n: int) -> None:
+    """Score `n` ticks and print the CPU microseconds per tick of each part, without those of the first tenth."""
+    watch = Stopwatch()
+    for part, functions in PARTS.items():
+        for owner, name in functions:
+            setattr(owner, name, watch.around(part, getattr(owner, name)))
+    (port,) = free_ports(1)
+    scoring = Scoring(cell, 20.0, 100, False, 168.0, 10**6, "127.0.0.1", port)
+    scorer = scoring.scorer()
+    warm_up(scorer.model)
+    log = kafka_log.KafkaLog(settings, scorer.streams.row_bytes, scorer.layout, scorer.streams.packed, linger_ms=10)
+    station = Station(scoring, scorer, log, ticks.decode)
+    begun = Counter[str]()
+    first = 0
+    while station.worker.ticks < n:
+        station.step(POLL_MS)
+        if not first and station.worker.ticks > n / 10:
+            first, begun = station.worker.ticks, Counter(watch.spent)
+            cpu, thread = time.process_time(), time.thread_time()
+    watch.spent[THREADS] = time.process_time() - cpu - (time.thread_time() - thread)
+    per_tick = {part: (watch.spent[part] - begun[part]) / (n - first) * 1e6 for part in (*PARTS, THREADS)}
+    log.close()
+    station.close()
+    print(json.dumps(per_tick))
+
+
+def watch(settings: KafkaSettings, cell: str, n: int) -> dict[str, float]:
+    """`watched` in a process of its own."""
+    command = [sys.executable, "-m", __spec__.name, "--watch", msgspec.json.encode(settings).decode(), "--ticks", str(n)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    told = subprocess.run([*command, "--cells", cell], check=True, capture_output=True, env=environment).stdout  # noqa: S603
+    spent: dict[str, float] = json.loads(told)
+    return spent
+
+
+def main() -> None:
+    """Measure, and print a table with a column for each load and cell."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--ticks", type=int, default=300_000)
+    options.add_argument("--streams", type=int, default=2000)
+    options.add_argument("--cells", default="gru,lstm")
+    options.add_argument("--watch", help=argparse.SUPPRESS)
+    given = options.parse_args()
+    if given.watch:
+        watched(msgspec.json.decode(given.watch, type=KafkaSettings), given.cells, given.ticks)
+        return
+    columns: dict[str, dict[str, float]] = {}
+    with own_broker() as bootstrap:
+        for i, (load, which) in enumerate(loads(given.ticks, given.streams).items()):
+            source = names(bootstrap, f"parts-{i}", "one")
+            fill(source, which)
+            start, end = floor(source, given.ticks)
+            for cell in given.cells.split(","):
+                settings = replace(names(bootstrap, f"parts-{i}-{cell}", "one"), ticks=source.ticks)
+                create_topics(settings, PARTITIONS, 1)
+                columns[f"{load}, {cell}"] = watch(settings, cell, given.ticks) | {"floor": end.since(start)[0]}
+    print("| us per tick |" + "".join(f" {name} |" for name in columns))
+    print("|---|" + "---:|" * len(columns))
+    for part in (*PARTS, THREADS):
+        print(f"| {part} |" + "".join(f" {spent[part]:.2f} |" for spent in columns.values()))
+    print("| **all** |" + "".join(f" **{sum(spent.values()) - spent['floor']:.2f}** |" for spent in columns.values()))
+    print("| of it the floor |" + "".join(f" {spent['floor']:.2f} |" for spent in columns.values()))
+
+
+if __name__ == "__main__":
+    main()
