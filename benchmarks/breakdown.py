@@ -9,12 +9,13 @@ worker's thread, less that of the stopwatches inside it; what the process uses b
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -23,6 +24,7 @@ import msgspec
 import onnxruntime
 
 from benchmarks.speed import PARTITIONS, fill, floor, loads
+from benchmarks.tables import Row, Size, Told, markdown
 from service import autoencoder, blocks, scorer, ticks, worker
 from service.connection import KafkaSettings
 from service.consume import POLL_MS
@@ -63,7 +65,7 @@ class Stopwatch:
     """CPU seconds of this thread by part, each without the parts inside it."""
 
     def __init__(self) -> None:
-        self.spent: Counter[str] = Counter()
+        self.spent: dict[str, float] = defaultdict(float)
         self._inside: list[float] = []  # of each part that is running: what the parts inside it took
 
     def around(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -93,14 +95,15 @@ def watched(settings: KafkaSettings, cell: str, n: int) -> None:
     scoring = Scoring(cell, 20.0, 100, False, 168.0, 10**6, "127.0.0.1", port)
     scorer = scoring.scorer()
     warm_up(scorer.model)
+    gc.freeze()  # as the worker does (service/consume.py)
     log = kafka_log.KafkaLog(settings, scorer.streams.row_bytes, scorer.layout, scorer.streams.packed, linger_ms=10)
     station = Station(scoring, scorer, log, ticks.decode)
-    begun = Counter[str]()
+    begun: dict[str, float] = {}
     first = 0
     while station.worker.ticks < n:
         station.step(POLL_MS)
         if not first and station.worker.ticks > n / 10:
-            first, begun = station.worker.ticks, Counter(watch.spent)
+            first, begun = station.worker.ticks, watch.spent.copy()
             cpu, thread = time.process_time(), time.thread_time()
     watch.spent[THREADS] = time.process_time() - cpu - (time.thread_time() - thread)
     per_tick = {part: (watch.spent[part] - begun[part]) / (n - first) * 1e6 for part in (*PARTS, THREADS)}
@@ -111,15 +114,43 @@ def watched(settings: KafkaSettings, cell: str, n: int) -> None:
 
 def watch(settings: KafkaSettings, cell: str, n: int) -> dict[str, float]:
     """`watched` in a process of its own."""
-    command = [sys.executable, "-m", __spec__.name, "--watch", msgspec.json.encode(settings).decode(), "--ticks", str(n)]
+    command = [
+        sys.executable,
+        "-m",
+        __spec__.name,
+        "--watch",
+        msgspec.json.encode(settings).decode(),
+        "--ticks",
+        str(n),
+    ]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     told = subprocess.run([*command, "--cells", cell], check=True, capture_output=True, env=environment).stdout  # noqa: S603
     spent: dict[str, float] = json.loads(told)
     return spent
 
 
+def breakdown(bootstrap: str, size: Size, told: Told) -> list[Row]:
+    """A row for each part, with a column for each load and cell."""
+    columns: dict[str, dict[str, float]] = {}
+    of = 3 * len(size.cells)
+    for i, (load, which) in enumerate(loads(size.ticks, size.streams).items()):
+        source = names(bootstrap, f"parts-{i}", "one")
+        fill(source, which)
+        start, end = floor(source, size.ticks)
+        for cell in size.cells:
+            told(f"{load}, {cell}", len(columns), of)
+            settings = replace(names(bootstrap, f"parts-{i}-{cell}", "one"), ticks=source.ticks)
+            create_topics(settings, PARTITIONS, 1)
+            spent = watch(settings, cell, size.ticks)
+            columns[f"{load}, {cell}"] = spent | {"**all**": sum(spent.values()), "floor": end.since(start)[0]}
+    return [
+        {"us per tick": part} | {column: spent[part] for column, spent in columns.items()}
+        for part in (*PARTS, THREADS, "**all**", "floor")
+    ]
+
+
 def main() -> None:
-    """Measure, and print a table with a column for each load and cell."""
+    """Measure, and print the table."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--ticks", type=int, default=300_000)
     options.add_argument("--streams", type=int, default=2000)
@@ -129,22 +160,9 @@ def main() -> None:
     if given.watch:
         watched(msgspec.json.decode(given.watch, type=KafkaSettings), given.cells, given.ticks)
         return
-    columns: dict[str, dict[str, float]] = {}
     with own_broker() as bootstrap:
-        for i, (load, which) in enumerate(loads(given.ticks, given.streams).items()):
-            source = names(bootstrap, f"parts-{i}", "one")
-            fill(source, which)
-            start, end = floor(source, given.ticks)
-            for cell in given.cells.split(","):
-                settings = replace(names(bootstrap, f"parts-{i}-{cell}", "one"), ticks=source.ticks)
-                create_topics(settings, PARTITIONS, 1)
-                columns[f"{load}, {cell}"] = watch(settings, cell, given.ticks) | {"floor": end.since(start)[0]}
-    print("| us per tick |" + "".join(f" {name} |" for name in columns))
-    print("|---|" + "---:|" * len(columns))
-    for part in (*PARTS, THREADS):
-        print(f"| {part} |" + "".join(f" {spent[part]:.2f} |" for spent in columns.values()))
-    print("| **all** |" + "".join(f" **{sum(spent.values()) - spent['floor']:.2f}** |" for spent in columns.values()))
-    print("| of it the floor |" + "".join(f" {spent['floor']:.2f} |" for spent in columns.values()))
+        size = Size(given.ticks, given.streams, 0, 0, given.cells.split(","), ())
+        print(markdown(breakdown(bootstrap, size, lambda what, done, of: None)))
 
 
 if __name__ == "__main__":
