@@ -79,9 +79,16 @@ def _row(cell: str, B: int, T: int, speed: float, rng: np.random.Generator) -> R
     flops = 2 * sum(w.size for w in matrices)
     floor = flops / speed
     return {
-        "cell": cell, "streams": B, "steps": T, "of the floor": cost / floor,
-        "of the same matrices": cost * B / seconds(multiply), "us per tick": cost * 1e6, "us, floor": floor * 1e6, "FLOP per tick": flops, "sgemm, GFLOP/s": speed / 1e9,
-    }  # fmt: skip
+        "cell": cell,
+        "streams": B,
+        "steps": T,
+        "of the floor": cost / floor,
+        "of the same matrices": cost * B / seconds(multiply),
+        "us per tick": cost * 1e6,
+        "us, floor": floor * 1e6,
+        "FLOP per tick": flops,
+        "sgemm, GFLOP/s": speed / 1e9,
+    }
 
 
 if __name__ == "__main__":

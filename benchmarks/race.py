@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from benchmarks.contestants import ROOT, Contestant, Task
 from benchmarks.speed import LOOK_S, PARTITIONS, STUCK_S, Cost, peak
@@ -23,7 +23,7 @@ TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 
 @contextmanager
 def running(contestant: Contestant, task: Task, leave_s: float = 0.0) -> Iterator[subprocess.Popen[bytes]]:
-    """The contestant's process for the block, with `leave_s` to end by itself; its words go to a file beside the task's folder."""
+    """The contestant's process for the block, with `leave_s` to end by itself; its words go to a file beside its folder."""
     task.folder.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with Path(f"{task.folder}.log").open("ab") as words:
@@ -43,11 +43,17 @@ def running(contestant: Contestant, task: Task, leave_s: float = 0.0) -> Iterato
 
 @contextmanager
 def committed(kafka: KafkaSettings) -> Iterator[Callable[[], int]]:
-    """Asks how many ticks the group has committed."""
+    """Asks how many ticks the group has committed; 0 while its coordinator can't say."""
     consumer = Consumer({"bootstrap.servers": kafka.bootstrap_servers, "group.id": kafka.group, "log_level": 2})
     partitions = [TopicPartition(kafka.ticks, p) for p in range(PARTITIONS)]
+
+    def ask() -> int:
+        with suppress(KafkaException):
+            return sum(max(0, at.offset) for at in consumer.committed(partitions, timeout=10))
+        return 0
+
     try:
-        yield lambda: sum(max(0, at.offset) for at in consumer.committed(partitions, timeout=10))
+        yield ask
     finally:
         consumer.close()
 
