@@ -99,7 +99,7 @@ def _row(contestant: Contestant, rate: int, ms: NDArray[np.float64], expected: i
 def measure(contestant: Contestant, task: Task, ticks: Feed, rate: int) -> tuple[NDArray[np.float64], int, float]:
     """(milliseconds of the scores seen, how many there should be, CPU microseconds per tick)."""
     n = len(ticks.head)
-    producer = Producer({"bootstrap.servers": task.kafka.bootstrap_servers, "linger.ms": 1})
+    producer = Producer({"bootstrap.servers": task.kafka.bootstrap_servers, "linger.ms": 1, "log_level": 2})
     with committed(task.kafka) as done, running(contestant, task) as process:
         for i in range(PARTITIONS):
             producer.produce(task.kafka.ticks, ticks.head[i] + b"1" + ticks.tail[i], ticks.stream[i], i)
@@ -141,7 +141,7 @@ def _read(kafka: KafkaSettings) -> Iterator[tuple[NDArray[np.int64], int]]:
     """For ever: (times of ticks whose scores arrived, the time now); of nothing, when nothing comes for a while."""
     config = {
         "bootstrap.servers": kafka.bootstrap_servers, "group.id": "reader", "isolation.level": "read_committed",
-        "enable.auto.commit": False, "auto.offset.reset": "earliest", "fetch.wait.max.ms": 10,
+        "enable.auto.commit": False, "auto.offset.reset": "earliest", "fetch.wait.max.ms": 10, "log_level": 2,
     }  # fmt: skip
     decode = msgspec.json.Decoder(Scores).decode
     consumer = Consumer(config)
