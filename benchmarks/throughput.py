@@ -29,14 +29,13 @@ def throughput(bootstrap: str, size: Size, told: Told) -> list[Row]:
         fill(source, which)
         floors = {client: _per_tick(*discard(source, size.ticks)) for client, discard in FLOORS.items()}
         for cell in size.cells:
-            first: Row = {}
+            ours: tuple[float, float] | None = None
             for contestant in everyone:
                 told(f"{load}, {cell}: {contestant.name}, {contestant.guarantee}", len(rows), of)
                 start, end = _run(contestant, source, cell, size.ticks)
-                row = _row(contestant, start, end, floors.get(contestant.client))
-                first = first or row
+                ours = ours or end.since(start)
                 where: Row = {"load": load, "cell": cell}
-                rows.append(where | _compared(row, first))
+                rows.append(where | _row(contestant, start, end, ours, floors.get(contestant.client)))
     return rows
 
 
@@ -53,25 +52,17 @@ def _run(contestant: Contestant, source: KafkaSettings, cell: str, n: int) -> tu
         return race(contestant, Task(kafka, cell, Path(folder) / "state"), ticks // 2, ticks)
 
 
-def _row(contestant: Contestant, start: Cost, end: Cost, least: float | None) -> Row:
+def _row(contestant: Contestant, start: Cost, end: Cost, ours: tuple[float, float], least: float | None) -> Row:
     cost, speed = end.since(start)
     return {
         "system": contestant.name,
         "client": contestant.client,
         "guarantee": contestant.guarantee,
+        "CPU of ours": cost / ours[0],
+        "ticks/s of ours": speed / ours[1],
         "of the floor": None if least is None else cost / least,
-        "CPU of ours": 0.0,
-        "ticks/s of ours": 0.0,
         "us per tick, own": None if least is None else cost - least,
         "us, all": cost,
         "ticks/s": round(speed),
         "peak MiB": round(end.peak / MIB),
     }
-
-
-def _compared(row: Row, first: Row) -> Row:
-    ratios: Row = {f"{what} of ours": float(row[of] or 0) / float(first[of] or 1) for what, of in _RATIOS.items()}
-    return row | ratios
-
-
-_RATIOS = {"CPU": "us, all", "ticks/s": "ticks/s"}
