@@ -30,7 +30,7 @@ def draw(results: Path, picture: Path) -> None:
 
 
 def _label(row: Row) -> str:
-    return f"{row['system']} ({row['guarantee']})"
+    return f"{row['system']}, {row['client']} ({row['guarantee']})"
 
 
 def _bars(ax: Axes, rows: list[Row], column: str, colour: str | None = None) -> None:
