@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -102,6 +103,9 @@ def main() -> int:
         options.error(f"no such part: {', '.join(unknown)}; there are {', '.join(PARTS)}")
     rates = [int(rate) for rate in given.rates.split(",")]
     size = Size(given.ticks, given.streams, given.seconds, given.many, given.cells.split(","), rates)
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # contestants are sessions of their own, and must not outlive this
     try:
         measure(chosen, size, given.output, given.results)
     except KeyboardInterrupt:
