@@ -9,12 +9,13 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --for
 	--generate-hashes --no-emit-index-url --no-header --no-annotate
 
 .DELETE_ON_ERROR:
-.PHONY: help run test chaos soak bench-quick bench-restore bench-serve requirements deploy sbom licences
+.PHONY: help run test chaos soak bench bench-quick bench-restore bench-serve requirements deploy sbom licences
 
 help: ## show this
 	@echo 'make run [TICKS=path] [DURATION=seconds] [SPEED=x] [RESUME=1] [MODEL=path]'
 	@echo 'make chaos [DURATION=seconds] [SEED=n] [BROKERS=1|3] [CELL=gru|lstm] [CLIENT=name] [RATE=ticks per second] [ONLY="kill -9"]'
 	@echo 'make soak [DURATION=seconds]'
+	@echo 'make bench [PARTS="throughput latency ..."] [SIZE=ticks] [CELLS=gru,lstm]'
 	@sed -n 's/^\([a-z-]*\):.*## /make \1: /p' $(firstword $(MAKEFILE_LIST))
 
 run: $(VENV)/run.stamp ## score ticks: simulated ones, or those of a file or folder, as fast as they come or at SPEED x real time
@@ -26,6 +27,9 @@ test: $(VENV)/test.stamp ## formatter, linter, type checker and all tests
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/pytest
+
+bench: $(VENV)/test.stamp ## tickwatch against the floor and its peers, latency, growth, profile: 25 minutes, into docs/performance.md
+	@exec $(BIN)/python -m benchmarks.bench $${PARTS:+--parts "$$PARTS"} $${SIZE:+--ticks "$$SIZE"} $${CELLS:+--cells "$$CELLS"}
 
 bench-quick: $(VENV)/test.stamp ## what a tick costs, against the floor of the client, for three loads, both cells and both clients: two minutes
 	PYTHONPATH=. $(BIN)/python benchmarks/speed.py

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from service.connection import KafkaSettings
 from service.journal import event
 from service.logs.kafka import KafkaLog
-from service.scorer import settle, warm_up
+from service.scorer import warm_up
 from service.station import Scoring, Station
 from service.stop import Stop
 from service.ticks import Decode
@@ -47,7 +47,6 @@ def consume(
     where = f"topic {kafka.ticks} at {kafka.bootstrap_servers}; pages at {station.pages.url}/"
     started = event("started", model=scorer.model.id, topic=kafka.ticks, group=kafka.group, instance=kafka.instance)
     LOG.info("model %s reads %s", scorer.model.id, where, extra=started)
-    settle()
     try:
         while not stop.asked:
             station.step(POLL_MS)

@@ -15,7 +15,7 @@ from service.feed import Feed
 from service.filefeed import FileFeed
 from service.files import tick_files
 from service.logs.sqlite import SqliteLog
-from service.scorer import Scorer, settle, warm_up
+from service.scorer import Scorer, warm_up
 from service.simulator import Simulator
 from service.station import Scoring, Station
 from service.stop import Stop
@@ -43,7 +43,6 @@ def run(options: Options, console: Console, stop: Stop) -> None:
     scorer = options.scoring.scorer()
     with console.status("getting ready; the first run on a machine compiles its kernels"):
         warm_up(scorer.model)
-    settle()
     path = options.data_dir / "log.sqlite"
     if not options.resume:
         _set_aside(path)

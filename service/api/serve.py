@@ -32,7 +32,7 @@ from service.errors import TickwatchError
 from service.journal import event
 from service.logs.sqlite import locked
 from service.metrics import Metrics
-from service.scorer import Scored, Scorer, settle, warm_up
+from service.scorer import Scored, Scorer, warm_up
 
 if TYPE_CHECKING:
     from service.tracing import Tracing
@@ -100,7 +100,6 @@ def _serve(options: Options, keys: Keys, secret: bytes, listening: socket.socket
                 "states of POST /v1/score are good for this process only (--state-key-file makes them last)",
                 extra=event("state_key_random"),
             )
-        settle()
         server.run(sockets=[listening])
     finally:
         store.close()
