@@ -1,11 +1,13 @@
 # The worker and the server: docker build -t tickwatch:0.1.0 . && docker run --rm tickwatch:0.1.0 --help
+# With the extras fast, signing and traces:   docker build -t tickwatch:0.1.0 --build-arg REQUIREMENTS=requirements-extras.txt .
 # Training, with PyTorch:    docker build -t tickwatch-training:0.1.0 --target training .
 FROM python:3.13-slim AS packages
 
+ARG REQUIREMENTS=requirements.txt
 WORKDIR /src
-COPY requirements.txt ./
+COPY ${REQUIREMENTS} ./
 RUN python -m venv --without-pip /opt/tickwatch \
-    && pip --python /opt/tickwatch install --no-cache-dir --require-hashes --only-binary :all: -r requirements.txt
+    && pip --python /opt/tickwatch install --no-cache-dir --require-hashes --only-binary :all: -r ${REQUIREMENTS}
 
 FROM packages AS wheel
 COPY requirements-build.txt ./

@@ -62,6 +62,7 @@ licences: $(VENV)/test.stamp ## write docs/licences.md: every package that the i
 requirements: $(VENV)/test.stamp ## write the requirement files again after a change in pyproject.toml; delete them first to upgrade
 	$(COMPILE) pyproject.toml --all-extras -o requirements-dev.txt
 	$(COMPILE) pyproject.toml --extra training -c requirements-dev.txt -o requirements-training.txt
+	$(COMPILE) pyproject.toml --extra fast --extra signing --extra traces -c requirements-dev.txt -o requirements-extras.txt
 	$(COMPILE) pyproject.toml -c requirements-dev.txt -o requirements.txt
 	echo hatchling | $(COMPILE) - -c requirements-dev.txt -o requirements-build.txt
 
