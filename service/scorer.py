@@ -47,13 +47,12 @@ class Scored:
 def warm_up(model: Model) -> None:
     """Compile the kernels, which takes seconds on the first use on a machine, and run the model once.
 
-    From then on the garbage collector looks seldom, and never again at what is there by now: it took a fifth of a worker's
+    From then on the garbage collector looks seldom: it went through all that was ever imported and took a fifth of a worker's
     time. A batch makes thousands of short-lived tuples, none of them in a cycle.
     """
     tick = b'{"stream":"warm-up","ts":1,"price":1}'
     two, _ = decode(Records(np.zeros(2, np.int32), np.arange(2), [None, None], [tick, tick.replace(b"1,", b"2,")]))
     Scorer(model, 20.0).score(two)
-    gc.freeze()
     gc.set_threshold(50_000, 20, 50)
 
 

@@ -11,6 +11,7 @@ from service.api.problems import MEDIA_TYPE, Problem
 
 HEADER_SECONDS = 10.0
 WRITE_SECONDS = 30.0
+LINGER_SECONDS = 1.0  # a socket that is closed while more comes in takes its last answer back
 HEADER_BYTES = 64 * 1024
 CONNECTIONS = 2000
 
@@ -34,6 +35,11 @@ class Gathering:
             self._transport.write(b"".join(self._written))
         self._written.clear()
 
+    def write_eof(self) -> None:
+        self._flush()
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+
     def close(self) -> None:
         self._flush()
         self._transport.close()
@@ -53,7 +59,7 @@ class Guard(HttpToolsProtocol):
         super().__init__(*args, **options)
         self._patience: asyncio.TimerHandle | None = None  # with headers that are not complete
         self._unread: asyncio.TimerHandle | None = None
-        self._in_headers = False
+        self._in_headers = self._refused = False
         self._header_bytes = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -70,7 +76,7 @@ class Guard(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self.transport.is_closing():
+        if self._refused or self.transport.is_closing():
             return
         super().data_received(data)
         if self._in_headers:
@@ -119,12 +125,14 @@ class Guard(HttpToolsProtocol):
     def _refuse(self, problem: Problem) -> None:
         """Answer before there is a request, and close."""
         self._headers_came()
-        if self.transport.is_closing():
+        if self._refused or self.transport.is_closing():
             return
+        self._refused = True
         body = problem.body
         head = (
             f"HTTP/1.1 {problem.details.status} \r\ncontent-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\n"
             "x-content-type-options: nosniff\r\ncache-control: no-store\r\nconnection: close\r\n\r\n"
         )
         self.transport.write(head.encode() + body)
-        self.transport.close()
+        self.transport.write_eof()
+        self.loop.call_later(LINGER_SECONDS, self.transport.close)

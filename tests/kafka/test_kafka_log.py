@@ -123,7 +123,6 @@ def test_what_cannot_be_read_is_buried_once_with_its_origin(settings: KafkaSetti
     assert_exactly_once(settings)
 
 
-@with_each_client
 def test_partitions_that_stay_are_not_disturbed_when_a_worker_joins_and_leaves(
     settings: KafkaSettings, toys: Callable[..., Toy], processes: Callable[..., subprocess.Popen[bytes]]
 ) -> None:

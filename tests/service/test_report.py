@@ -20,11 +20,12 @@ from service.replay import Origin, replay
 from service.report import report
 from service.scorer import Scorer
 from service.ticks import encode
-from tests.samples import random_ticks, shipped
+from tests.samples import random_ticks, shipped, with_numbers
 from tests.service.test_page import HOSTILE, MARKET, browser, open_page
 
 __all__ = ["browser", "open_page"]
 ENDING = "</script><script>document.title='owned'</script>"
+TWO = with_numbers(MARKET, at := MARKET.stream.index("S3", 8_000), price=MARKET.price[at] * 2)
 Show = Callable[..., Page]
 
 
@@ -39,9 +40,9 @@ def replayed(ticks: Path, output: Path, made: bool = True) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A replay of a market with a jump in a stream of a hostile name, and its report."""
+    """A replay of a market with a jump in each of two streams of hostile names, and its report."""
     folder = tmp_path_factory.mktemp("report")
-    lines = b"\n".join(encode(MARKET)).replace(b'"S3"', json.dumps(ENDING).encode())
+    lines = b"\n".join(encode(TWO)).replace(b'"S3"', json.dumps(ENDING).encode())
     (folder / "ticks.jsonl").write_bytes(lines + b"\njunk")
     replayed(folder / "ticks.jsonl", folder / "scores.parquet")
     report(folder / "scores.parquet", [], folder / "report.html", lambda n: None)
