@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from service import features, idle, judge
 from service.logs import PartitionState
+from service.table import Table
 from service.ticks import Ticks
 
 NOBODY = -1
@@ -33,12 +34,11 @@ class Streams:
     """
 
     def __init__(self, recurrent: int, idle_hours: float = 0.0, most: int | None = None) -> None:
-        self.features = np.zeros(64, features.MEMORY)
-        self.judge = np.zeros(64, judge.MEMORY)
-        self.recurrent = np.zeros((64, recurrent), np.float32)
-        self._life = np.zeros(64, idle.LIFE)
+        self._memory = (
+            Table(64, features.MEMORY), Table(64, judge.MEMORY), Table(64, np.float32, (recurrent,)), Table(64, idle.LIFE)
+        )  # fmt: skip
         self._owner = np.full(64, NOBODY, np.int32)  # partition of each row
-        self._tables = self._bytes()
+        self._look()
         self._names: list[str] = []  # of each row that was ever used
         self._idle = round(idle_hours * HOUR) or idle.NEVER
         self.most = most
@@ -169,14 +169,16 @@ class Streams:
         self._retired.append(row)
 
     def _grow(self, size: int) -> None:
-        # resize in place: realloc moves pages instead of copying and never holds two tables
-        self._tables = []  # views of memory that moves
-        self.features.resize(size, refcheck=False)
-        self.judge.resize(size, refcheck=False)
-        self.recurrent.resize((size, self.recurrent.shape[1]), refcheck=False)
-        self._life.resize(size, refcheck=False)
+        del self.features, self.judge, self.recurrent, self._life, self._tables
+        for table in self._memory:
+            table.grow(size)
         self._owner.resize(size, refcheck=False)
-        self._tables = self._bytes()
+        self._look()
+
+    def _look(self) -> None:
+        self.features, self.judge, self.recurrent, self._life = (table.rows for table in self._memory)
+        # as bytes uint8 [R, ...]: padding between fields is carried along and stays 0
+        self._tables = [table.rows.view(np.uint8).reshape(len(table.rows), -1) for table in self._memory]
 
     def _expire(self, partition: int) -> None:
         """Remove the partition's rows that are idle by now: their next tick would begin anew anyway."""
@@ -213,11 +215,6 @@ class Streams:
     def packed_all(self, wanted: list[tuple[int, list[str]]]) -> NDArray[np.uint8]:
         """The same of several partitions, one behind the other."""
         return self._pack([self._rows[partition][name] for partition, names in wanted for name in names])
-
-    def _bytes(self) -> list[NDArray[np.uint8]]:
-        """Views of the tables as bytes uint8 [R, ...]: padding between fields is carried along and stays 0."""
-        tables = (self.features, self.judge, self.recurrent, self._life)
-        return [table.view(np.uint8).reshape(len(table), -1) for table in tables]
 
     def _pack(self, rows: list[int]) -> NDArray[np.uint8]:
         return np.concatenate([table[rows] for table in self._tables], axis=1)
