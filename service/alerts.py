@@ -159,7 +159,7 @@ def reasons(scored: Scored, i: int) -> list[Reason]:
             behind = math.expm1(float(found.lateness[i]))
             result.append(Reason(name, score, behind, 0.0, f"{duration(behind)} older than a tick already seen"))
         elif name == "repeats":
-            often = 1.0 - 1.0 / (1.0 + float(found.repeats[i]))
+            often = -math.expm1(-float(found.repeats[i]))
             text = f"came before with the same time, as {often:.0%} of the last ticks did"
             result.append(Reason(name, score, often, 0.0, text))
         elif name == "replay":

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from service.ticks import NUMBERS, Ticks
 
-FEATURE_SET = "tick-16-c"  # changes whenever a feature or the memory below changes meaning
+FEATURE_SET = "tick-16-d"  # changes whenever a feature or the memory below changes meaning
 FEATURES = (
     "return",  # asinh of the price change over its EW volatility
     "mid_return",  # the same for the middle of the quote
@@ -100,7 +100,7 @@ class Features:
     `z` float32 [N, F] in standard deviations of the stream so far, NaN where the feed has no such thing; `observed`, `mean`
     and `std` float32 [N, F] are the feature itself and what it was standardised by. `lateness` float32 [N] is log
     microseconds behind the stream's newest tick, 0 for a tick in order. `repeats` float32 [N] is, for a tick that came before
-    with the same time, the EW odds of such ticks over the last ~16, else 0. `pause` float32 [N] is the time since the last tick
+    with the same time, how many such ticks came in a row, in units of 16 (-log of the EW share of others), else 0. `pause` float32 [N] is the time since the last tick
     in the stream's usual gaps, `replay` float32 [N] how many passages of eight ticks came again lately. Late and repeated ticks
     have no features, pause or replay, and are not folded into the stream's state.
     """
@@ -212,7 +212,7 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
         if elapsed >= 0.0:
             m.repeats += ((1.0 if repeated else 0.0) - m.repeats) / 16.0
         if repeated:
-            repeats[i] = m.repeats / max(1.0 - m.repeats, 1e-3)
+            repeats[i] = -math.log(max(1.0 - m.repeats, 1e-3))
         if elapsed < 0.0 or repeated:
             z[i] = np.nan
             observed[i] = np.nan

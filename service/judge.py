@@ -6,8 +6,9 @@ are three more. Every channel has a tail model:
 a threshold u that tracks the channel's 98 % quantile and a mean excess over it, the peaks-over-threshold method with a
 generalised Pareto tail (Siffer et al. 2017, "Anomaly Detection in Streams with Extreme Value Theory"). Shapes come from
 training; u, the mean excess and the share of values above u start there and go on adapting to each stream. The
-largest channel is the tick's evidence. Its tail model, which makes it a score, is the same for all streams: the channels
-have adapted already, and one that followed the evidence too would learn from faults to expect them.
+most surprising feature, with a part of the next two, is the tick's evidence. Its tail model, which makes it a score, is
+the same for all streams: the channels have adapted already, and one that followed the evidence too would learn from
+faults to expect them.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ LEAST_EXCESS = 0.6  # of the calibration's mean excess: without a floor bounded 
 LEAST_MISFIT = 1.0  # the same for misfits: what the network finds hard elsewhere it may find hard here
 MOST_BEYOND = 6.0  # mean excesses that one value may teach
 WARM_UP = 256  # ticks over which a new stream's score grows to full strength
+SUPPORT = 0.2  # of its surprise is what the second and the third feature add to that of the first
+ALONE = 1.3  # how much a late or repeated tick's surprise counts: it has no features that could support it
 QUIET = 64  # ticks without a crossing that close an incident
 MAX_SCORE = 15.0
 
@@ -90,14 +93,15 @@ class Verdicts:
     `score` float64 [N] is -log10 of the tail probability. `phase` uint8 [N] is OPENED where the score crossed the threshold
     and no incident was open, UPDATED where an open incident got ten times less probable or its crossings doubled, else NONE;
     `alert` bool [N] is true for both. `incident` int64 [N] is the offset that opened the incident the tick belongs to, or
-    -1. `tails` float32 [N, C] is each channel's own -log10 tail probability, 0 where it has nothing to say. `trend` and `misfit`
-    float32 [N, F] are the EW means of the features and of what the reconstruction lacks of them, in standard deviations.
+    -1. `evidence` float64 [N] is what the score is the improbability of. `tails` float32 [N, C] is each channel's own -log10
+    tail probability, 0 where it has nothing to say. `trend` and `misfit` float32 [N, F] are the EW means of the features and of what the reconstruction lacks of them, in standard deviations.
     """
 
     score: NDArray[np.float64]
     alert: NDArray[np.bool_]
     phase: NDArray[np.uint8]
     incident: NDArray[np.int64]
+    evidence: NDArray[np.float64]
     tails: NDArray[np.float32]
     trend: NDArray[np.float32]
     misfit: NDArray[np.float32]
@@ -117,6 +121,18 @@ def _surprise(value, level, excess, shape, share, tail):  # type: ignore[no-unty
 
 
 @numba.njit(cache=True, inline="always")
+def _evidence(tails):  # type: ignore[no-untyped-def]
+    """The most surprising feature, or the replay, with a part of the next two: what is real shows in more than one."""
+    first, second, third = tails[REPLAY], 0.0, 0.0
+    for j in range(F):
+        tail = max(tails[j], tails[TREND + j], tails[MISFIT + j])
+        third = max(third, min(second, tail))
+        second = max(second, min(first, tail))
+        first = max(first, tail)
+    return first + SUPPORT * (second + third)
+
+
+@numba.njit(cache=True, inline="always")
 def _adapt(memory, c, value, weight, rate, floor):  # type: ignore[no-untyped-def]
     """Move one channel's level towards its 1 - TAIL quantile (Robbins & Monro 1951) and its mean excess towards the truth."""
     level, excess = memory.level[c], memory.excess[c]
@@ -133,7 +149,7 @@ def _adapt(memory, c, value, weight, rate, floor):  # type: ignore[no-untyped-de
 @numba.njit(cache=True)
 def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recursion, read top to bottom)
     rows, offset, z, x, expected, lateness, repeats, pause, replay, memory, level, excess, shape, least, threshold,
-    score, alert, phase, incident, tails, trend, misfit, values,
+    score, alert, phase, incident, evidence, tails, trend, misfit, values,
 ):  # fmt: skip
     value = np.empty(C)
     for i in range(rows.shape[0]):
@@ -151,7 +167,8 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
             for j in range(F):
                 value[j] = abs(z[i, j])
                 m.trend[j] += SPEED * (x[i, j] - m.trend[j])
-                m.misfit[j] += SPEED * (x[i, j] - expected[i, j] - m.misfit[j])
+                missed = 0.0 if math.isnan(z[i, j]) else x[i, j] - expected[i, j]
+                m.misfit[j] += SPEED * (missed - m.misfit[j])
                 if j != CROSSED:  # quotes cross in bursts, and the first tick of one says it all
                     value[TREND + j] = abs(m.trend[j])
                     value[MISFIT + j] = abs(m.misfit[j])
@@ -163,7 +180,6 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
             misfit[i, j] = m.misfit[j]
 
         ticks = m.seen + PRIOR_TICKS
-        evidence = 0.0
         for c in range(C):
             if values.shape[0] > 0:
                 values[i, c] = value[c]
@@ -171,8 +187,8 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
             if not math.isnan(value[c]):
                 share = (m.over[c] + TAIL * PRIOR_TICKS) / ticks  # less than the tail where most values are the same
                 tails[i, c] = _surprise(value[c], m.level[c], m.excess[c], shape[c], share, TAIL)
-            evidence = max(evidence, tails[i, c])
-        final = _surprise(evidence, level[C], excess[C], shape[C], EVIDENCE_TAIL, EVIDENCE_TAIL)
+        evidence[i] = _evidence(tails[i]) if folded else ALONE * max(tails[i, LATE], tails[i, REPEATS])
+        final = _surprise(evidence[i], level[C], excess[C], shape[C], EVIDENCE_TAIL, EVIDENCE_TAIL)
         final *= min(1.0, (m.seen + 1.0) / WARM_UP)
         score[i] = final
 
@@ -242,6 +258,7 @@ class Judge:
             np.empty(n, np.bool_),
             np.empty(n, np.uint8),
             np.empty(n, np.int64),
+            np.empty(n),
             np.empty((n, C), np.float32),
             np.empty((n, F), np.float32),
             np.empty((n, F), np.float32),
@@ -249,7 +266,7 @@ class Judge:
         _kernel(
             rows, offset, found.z, x, expected, found.lateness, found.repeats, found.pause, found.replay, memory,
             self._level, self._excess, self._shape, self._least, self.threshold, verdicts.score, verdicts.alert,
-            verdicts.phase, verdicts.incident, verdicts.tails, verdicts.trend, verdicts.misfit,
+            verdicts.phase, verdicts.incident, verdicts.evidence, verdicts.tails, verdicts.trend, verdicts.misfit,
             np.empty((0, C), np.float32) if values is None else values,
         )  # fmt: skip
         return verdicts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -124,8 +125,14 @@ def test_a_tick_of_the_newest_time_that_came_before_is_a_repetition_and_moves_no
     order = np.r_[0:1000, 999, 1000:3000]
     found = run(ONE.take(order))
     assert positions(found) == [1000]
-    assert found.repeats[1000] == pytest.approx(1 / 15)
+    assert found.repeats[1000] == pytest.approx(math.log(16 / 15))
     assert np.array_equal(np.delete(found.z, 1000, axis=0), run(ONE).z, equal_nan=True)
+
+
+def test_repetitions_in_a_row_count_alike_so_that_long_runs_are_no_worse_than_long() -> None:
+    order = np.r_[0:1000, np.full(40, 999), 1000:3000]
+    found = run(ONE.take(order)).repeats[1000:1040]
+    assert np.diff(found) == pytest.approx(math.log(16 / 15), rel=1e-5)
 
 
 @pytest.mark.parametrize(("several", "repeated"), [(8, [8, 9, 10, 11, 12, 13, 14, 15]), (9, [])])

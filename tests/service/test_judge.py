@@ -16,6 +16,7 @@ from service.judge import (
     LATE,
     MAX_SCORE,
     MEMORY,
+    MISFIT,
     NONE,
     OPENED,
     QUIET,
@@ -30,7 +31,7 @@ from service.judge import (
 THRESHOLD = 3.7
 CALIBRATION = Calibration(
     list(CHANNELS),
-    level=[2.3] * C + [3.3],  # 98 % quantile of |N(0, 1)|; 99 % quantile of the evidence that such noise gives
+    level=[2.3] * C + [3.8],  # 98 % quantile of |N(0, 1)|; 99 % quantile of the evidence that such noise gives
     excess=[0.4] * C + [0.2],
     shape=[0.05] * (C + 1),
 )
@@ -45,8 +46,9 @@ def judged(
     memory: NDArray[np.void] | None = None,
     lateness: NDArray[np.float32] | None = None,
     first_offset: int = 0,
+    expected: float = 0.0,
 ) -> Verdicts:
-    """Verdicts on features `z` of one stream of which the autoencoder expects nothing at all."""
+    """Verdicts on features `z` of one stream; the autoencoder expects the same of each at every tick."""
     n = len(z)
     blank = np.zeros((n, F), np.float32)
     late = np.zeros(n, np.float32) if lateness is None else lateness
@@ -54,7 +56,7 @@ def judged(
     table = np.zeros(1, MEMORY) if memory is None else memory
     offset = np.arange(first_offset, first_offset + n)
     x = np.clip(np.nan_to_num(z), -CLIP, CLIP).astype(np.float32)
-    return Judge(CALIBRATION, THRESHOLD).judge(offset, np.zeros(n, np.int64), found, x, blank, table)
+    return Judge(CALIBRATION, THRESHOLD).judge(offset, np.zeros(n, np.int64), found, x, blank + np.float32(expected), table)
 
 
 def test_the_score_is_about_minus_log10_of_the_share_of_ticks_that_exceed_it() -> None:
@@ -128,6 +130,32 @@ def test_missing_features_have_nothing_to_say() -> None:
     tails = judged(z).tails
     assert tails[:, 8:11].max() == 0.0
     assert tails[:, F + 8 : F + 11].max() == 0.0
+
+
+def test_a_feature_that_the_feed_lacks_is_not_missed_though_the_network_expects_it() -> None:
+    z = noise(3000)
+    z[:, 8:11] = np.nan
+    misfits = judged(z, expected=4.0).tails[:, MISFIT:LATE]
+    assert misfits[:, 8:11].max() == 0.0
+    assert misfits[100, 0] > 1.0
+
+
+def test_what_shows_in_several_features_is_stranger_than_the_same_in_one() -> None:
+    z = noise(10_000)
+    alone, together = z.copy(), z.copy()
+    alone[8000, 3] = 4.5
+    together[8000, 3:6] = 4.5
+    assert judged(together).score[8000] > judged(alone).score[8000] + 0.5
+    assert judged(together).tails[8000].max() == pytest.approx(judged(alone).tails[8000].max())
+
+
+def test_channels_of_one_feature_do_not_support_each_other() -> None:
+    z = np.zeros((6000, F), np.float32)
+    z[5000:5100, 3] = 8.0  # a trend, and a misfit, as well as sudden
+    verdicts = judged(z)
+    features = verdicts.tails[5090, : 3 * F].reshape(3, F)
+    assert (features[:, 3] > 2.0).all()
+    assert verdicts.evidence[5090] == pytest.approx(features[:, 3].max(), abs=1e-6)
 
 
 def test_one_absurd_value_does_not_blind_the_judge() -> None:
