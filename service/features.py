@@ -100,9 +100,10 @@ class Features:
     `z` float32 [N, F] in standard deviations of the stream so far, NaN where the feed has no such thing; `observed`, `mean`
     and `std` float32 [N, F] are the feature itself and what it was standardised by. `lateness` float32 [N] is log
     microseconds behind the stream's newest tick, 0 for a tick in order. `repeats` float32 [N] is, for a tick that came before
-    with the same time, how many such ticks came in a row, in units of 16 (-log of the EW share of others), else 0. `pause` float32 [N] is the time since the last tick
-    in the stream's usual gaps, `replay` float32 [N] how many passages of eight ticks came again lately. Late and repeated ticks
-    have no features, pause or replay, and are not folded into the stream's state.
+    with the same time, -log of the EW share (over ~16 ticks) of those that did not, else 0: it grows by as much with each one
+    in a row. `pause` float32 [N] is the time since the last tick in the stream's usual gaps, `replay` float32 [N] how many
+    passages of eight ticks came again lately. Late and repeated ticks have no features, pause or replay, and are not folded
+    into the stream's state.
     """
 
     z: NDArray[np.float32]

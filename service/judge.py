@@ -93,15 +93,16 @@ class Verdicts:
     `score` float64 [N] is -log10 of the tail probability. `phase` uint8 [N] is OPENED where the score crossed the threshold
     and no incident was open, UPDATED where an open incident got ten times less probable or its crossings doubled, else NONE;
     `alert` bool [N] is true for both. `incident` int64 [N] is the offset that opened the incident the tick belongs to, or
-    -1. `evidence` float64 [N] is what the score is the improbability of. `tails` float32 [N, C] is each channel's own -log10
-    tail probability, 0 where it has nothing to say. `trend` and `misfit` float32 [N, F] are the EW means of the features and of what the reconstruction lacks of them, in standard deviations.
+    -1. `evidence` float32 [N] is what the score is the improbability of. `tails` float32 [N, C] is each channel's own -log10
+    tail probability, 0 where it has nothing to say. `trend` and `misfit` float32 [N, F] are the EW means of the features and
+    of what the reconstruction lacks of them, in standard deviations.
     """
 
     score: NDArray[np.float64]
     alert: NDArray[np.bool_]
     phase: NDArray[np.uint8]
     incident: NDArray[np.int64]
-    evidence: NDArray[np.float64]
+    evidence: NDArray[np.float32]
     tails: NDArray[np.float32]
     trend: NDArray[np.float32]
     misfit: NDArray[np.float32]
@@ -258,7 +259,7 @@ class Judge:
             np.empty(n, np.bool_),
             np.empty(n, np.uint8),
             np.empty(n, np.int64),
-            np.empty(n),
+            np.empty(n, np.float32),
             np.empty((n, C), np.float32),
             np.empty((n, F), np.float32),
             np.empty((n, F), np.float32),

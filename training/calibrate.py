@@ -119,8 +119,8 @@ def calibrate(model: bytes, streams: list[Ticks]) -> Calibrated:
     channels[LATE] = _Tail(LATE_EXCESS, LATE_EXCESS, 0.0)
     calibration = _settled(_calibration([*channels, TYPICAL_EVIDENCE]), seen)
     for _ in range(2):  # what the judge takes for strange, and learns little from, hangs on the evidence's tail itself
-        found = [s.judged(calibration)[0].evidence for s in seen]
-        evidence = _tail([e[_settled_from(e) :] for e in found], EVIDENCE_TAIL)
+        judged = [s.judged(calibration)[0].evidence for s in seen]
+        evidence = _tail([e[_settled_from(e) :] for e in judged], EVIDENCE_TAIL)
         calibration = _with_evidence(calibration, evidence)
     scores = [s.judged(calibration)[0].score for s in seen]
     columns = [

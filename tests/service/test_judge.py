@@ -56,7 +56,9 @@ def judged(
     table = np.zeros(1, MEMORY) if memory is None else memory
     offset = np.arange(first_offset, first_offset + n)
     x = np.clip(np.nan_to_num(z), -CLIP, CLIP).astype(np.float32)
-    return Judge(CALIBRATION, THRESHOLD).judge(offset, np.zeros(n, np.int64), found, x, blank + np.float32(expected), table)
+    return Judge(CALIBRATION, THRESHOLD).judge(
+        offset, np.zeros(n, np.int64), found, x, blank + np.float32(expected), table
+    )
 
 
 def test_the_score_is_about_minus_log10_of_the_share_of_ticks_that_exceed_it() -> None:
