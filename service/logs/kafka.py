@@ -4,6 +4,8 @@ What keeps it exact, whichever client (`client.py`) carries it:
 - A commit sends outputs, changelog and input offsets in one transaction, under this member's identity in the group, so that
   the broker refuses it from a member that was replaced or left behind (KIP-447).
 - Every record is known to have arrived before the offsets are sent.
+- What is sent at once, for at-least-once, goes through a producer without transactions and is known to have arrived before the
+  offsets of its ticks are: after a crash it comes again, with the same bits, as state and offsets stay in the transaction.
 - Waits without a timeout stand under a watchdog. After any error the producer is dropped and all state restored.
 """
 
@@ -12,7 +14,8 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
@@ -22,11 +25,12 @@ from numpy.typing import NDArray
 from service.connection import Denied, KafkaSettings, Unreachable, connect, explain_error, explain_replaced
 from service.errors import TickwatchError
 from service.journal import event
-from service.logs import NOTHING, SCHEMA_HEADER, Checkpoint, DeadLetter, LogReset, PartitionState, Poll
+from service.logs import NOTHING, Checkpoint, DeadLetter, LogReset, Output, PartitionState, Poll
 from service.logs.changelog import Changelog
 from service.logs.client import Producer, find
 from service.logs.membership import Membership
 from service.logs.restore import Restore, Restored
+from service.logs.results import send_results
 from service.logs.silence import Silence, ends
 from service.logs.watchdog import Watchdog
 from service.topics import check_topics
@@ -34,8 +38,6 @@ from service.topics import check_topics
 LOG = logging.getLogger("tickwatch")
 FLUSH_S = 10  # as long as the broker keeps a transaction open
 HANG_S = 30  # what has not ended by now never will: kafka-python can lose a request when its broker dies
-LETTER_BYTES = 512 * 1024  # a dead letter's value is cut here, or its topic might refuse it for ever
-SCHEMA_BYTES = 64  # a longer one names no schema, and is left out for the same reason
 FAILURES = 10  # commits in a row; what fails so often will not pass by itself
 BACKOFF_S = (0.5, 5.0)
 PATIENCE_S = 15.0  # with a partition that brings nothing, until somebody else is asked whether that is right
@@ -50,7 +52,8 @@ class KafkaLog:
     when this worker first commits. `rows(partition, streams)` gives the present state rows, uint8 [n, row_bytes], of any streams
     of a partition; the log asks for them inside `commit` when it rolls its snapshot, which spares it a second copy of all
     state. `poll` may call `before_revoke` on another thread, while it blocks. Few records linger at the broker for
-    `linger_ms`. With `traced` records bring their header TRACE_HEADER. `connect_attempts` counts attempts since the last success.
+    `linger_ms`. With `traced` records bring their header TRACE_HEADER. With `at_once` there is `send` for at-least-once results.
+    `connect_attempts` counts attempts since the last success.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class KafkaLog:
         linger_ms: int = 0,
         fresh: bool = False,
         traced: bool = False,
+        at_once: bool = False,
         patience_s: float = PATIENCE_S,
     ) -> None:
         self.name = settings.ticks
@@ -78,10 +82,12 @@ class KafkaLog:
         self._linger_ms = linger_ms
         self._fresh = fresh
         self._traced = traced
+        self._at_once = at_once
         self._watchdog = Watchdog(f"a transaction at {settings.bootstrap_servers}", HANG_S)
         self._silence = Silence(patience_s, partial(ends, settings))
         self._member: Membership | None = None
         self._producer: Producer | None = None
+        self._outlet: Producer | None = None
         self._restore: Restore | None = None
         self._changelogs: dict[int, Changelog] = {}
         self._next: dict[int, int] = {}
@@ -192,27 +198,35 @@ class KafkaLog:
         offsets = {p: offset for p, offset in checkpoint.offsets.items() if p in member.active}
         if not offsets:
             return
+        with self._voiding():
+            self._transact(self._producer, checkpoint, offsets, identity)
+        self._failures = 0
+
+    def send(self, alerts: list[Output], scores: list[Output], dead_letters: list[DeadLetter]) -> None:
+        """Let readers see the results of what was polled before it is committed. Raises LogReset when that is void."""
+        if self._outlet is None:
+            raise ValueError("this log was not made to send at once")
+        with self._voiding():
+            send_results(self._outlet, self._settings, alerts, scores, dead_letters)
+
+    @contextmanager
+    def _voiding(self) -> Iterator[None]:
+        """Voids all uncommitted work if something goes wrong."""
         try:
             with self._watchdog:
-                self._transact(self._producer, checkpoint, offsets, identity)
+                yield
         except TickwatchError as error:
             self._failures += 1
             self._reset(str(error))
             if self._failures >= FAILURES or isinstance(error, Denied):
                 raise TickwatchError(str(error)) from error  # worth no other attempt, whatever it was
             raise LogReset from error
-        self._failures = 0
 
     def _transact(self, producer: Producer, checkpoint: Checkpoint, offsets: dict[int, int], identity: object) -> None:
-        topics = self._settings
         producer.begin()
-        for topic, outputs in ((topics.alerts, checkpoint.alerts), (topics.scores, checkpoint.scores)):
-            for out in outputs:
-                if out.partition in offsets:
-                    producer.send(topic, out.value, out.key or None, headers=out.headers)
-        for letter in checkpoint.dead_letters:
-            if letter.partition in offsets:
-                self._bury(producer, letter)
+        alerts, scores = ([o for o in out if o.partition in offsets] for out in (checkpoint.alerts, checkpoint.scores))
+        letters = [letter for letter in checkpoint.dead_letters if letter.partition in offsets]
+        send_results(producer, self._settings, alerts, scores, letters)
         states = {state.partition: state for state in checkpoint.states}
         for partition, offset in offsets.items():
             state = states.get(partition) or PartitionState(partition, [], np.zeros((0, self._row_bytes), np.uint8))
@@ -220,24 +234,12 @@ class KafkaLog:
             for key, value in self._changelogs[partition].write(
                 offset, state.streams, state.rows, state.removed, current
             ):
-                producer.send(topics.changelog, value, key, partition)
+                producer.send(self._settings.changelog, value, key, partition)
+        if self._outlet is not None:
+            self._outlet.flush(FLUSH_S)
         producer.flush(FLUSH_S)
         producer.add_offsets(offsets, identity)
         producer.commit()
-
-    def _bury(self, producer: Producer, letter: DeadLetter) -> None:
-        value = letter.value or b""
-        headers = [
-            ("reason", letter.reason.encode()),
-            ("topic", self.name.encode()),
-            ("partition", str(letter.partition).encode()),
-            ("offset", str(letter.offset).encode()),
-        ]
-        if letter.schema is not None and len(letter.schema) <= SCHEMA_BYTES:
-            headers.append((SCHEMA_HEADER, letter.schema))
-        if len(value) > LETTER_BYTES:
-            headers.append(("cut-from-bytes", str(len(value)).encode()))
-        producer.send(self._settings.dead_letters, value[:LETTER_BYTES], letter.key, headers=headers)
 
     def lag(self) -> dict[int, int]:
         """See Log.lag."""
@@ -276,6 +278,8 @@ class KafkaLog:
         else:
             self._check_not_replaced(self._member.consumer.member_id())
         with self._watchdog:
+            if self._at_once and self._outlet is None:
+                self._outlet = self._client.outlet(self._settings)
             self._producer = self._client.producer(self._settings)
         return self._member
 
@@ -296,20 +300,24 @@ class KafkaLog:
     def _reset(self, why: str) -> None:
         void = event("void", topic=self.name, next_offsets=dict(self._next))
         LOG.warning("uncommitted work is void and state will be restored: %s", why, extra=void)
-        producer, self._producer = self._producer, None
         self._changelogs.clear()
         self._next.clear()
         self._silence.forget()
         if self._member is not None:
             self._member.start_over()
-        if producer is not None:
-            producer.discard()
+        self._discard_producers()
+
+    def _discard_producers(self) -> None:
+        producers = self._producer, self._outlet
+        self._producer = self._outlet = None
+        for producer in producers:
+            if producer is not None:
+                producer.discard()
 
     def close(self) -> None:
         """See Log.close. The partitions stay with this instance until it is back or its session times out."""
         self._watchdog.close()
-        if self._producer is not None:
-            self._producer.discard()
+        self._discard_producers()
         self._end_restore()
         if self._member is not None:
             self._member.close()
