@@ -44,8 +44,8 @@ class Worker:
 
     A checkpoint is committed every `commit_interval_ms`, or earlier after `commit_ticks`. `on_commit` hears of alerts once they
     are durable, `on_scored` of every batch before that. `decode` reads the log's wire format. `publish_scores` also writes
-    every tick's score, in frames. `checkpoints` makes spans of them, if asked for. `send` takes alerts, frames and dead letters of
-    each batch, instead of the checkpoint, which then has only state and offsets.
+    every tick's score, in frames. `checkpoints` makes spans of them, if asked for. `send` takes the results of each batch at
+    once, and the checkpoint then has only state and offsets; what it counts may be void and counted again.
     """
 
     def __init__(

@@ -4,8 +4,6 @@ What keeps it exact, whichever client (`client.py`) carries it:
 - A commit sends outputs, changelog and input offsets in one transaction, under this member's identity in the group, so that
   the broker refuses it from a member that was replaced or left behind (KIP-447).
 - Every record is known to have arrived before the offsets are sent.
-- What is sent at once, for at-least-once, goes through a producer without transactions and is known to have arrived before the
-  offsets of its ticks are: after a crash it comes again, with the same bits, as state and offsets stay in the transaction.
 - Waits without a timeout stand under a watchdog. After any error the producer is dropped and all state restored.
 """
 
@@ -27,17 +25,14 @@ from service.errors import TickwatchError
 from service.journal import event
 from service.logs import NOTHING, Checkpoint, DeadLetter, LogReset, Output, PartitionState, Poll
 from service.logs.changelog import Changelog
-from service.logs.client import Producer, find
+from service.logs.client import find
 from service.logs.membership import Membership
+from service.logs.outbox import Outbox
 from service.logs.restore import Restore, Restored
-from service.logs.results import send_results
 from service.logs.silence import Silence, ends
-from service.logs.watchdog import Watchdog
 from service.topics import check_topics
 
 LOG = logging.getLogger("tickwatch")
-FLUSH_S = 10  # as long as the broker keeps a transaction open
-HANG_S = 30  # what has not ended by now never will: kafka-python can lose a request when its broker dies
 FAILURES = 10  # commits in a row; what fails so often will not pass by itself
 BACKOFF_S = (0.5, 5.0)
 PATIENCE_S = 15.0  # with a partition that brings nothing, until somebody else is asked whether that is right
@@ -83,11 +78,9 @@ class KafkaLog:
         self._fresh = fresh
         self._traced = traced
         self._at_once = at_once
-        self._watchdog = Watchdog(f"a transaction at {settings.bootstrap_servers}", HANG_S)
+        self._outbox = Outbox(settings, self._client, at_once=at_once)
         self._silence = Silence(patience_s, partial(ends, settings))
         self._member: Membership | None = None
-        self._producer: Producer | None = None
-        self._outlet: Producer | None = None
         self._restore: Restore | None = None
         self._changelogs: dict[int, Changelog] = {}
         self._next: dict[int, int] = {}
@@ -97,7 +90,7 @@ class KafkaLog:
     @property
     def connected(self) -> bool:
         """Whether the log has its connections and the group's broker answers."""
-        return self._producer is not None and self._member is not None and self._member.consumer.heard()
+        return self._outbox.is_open and self._member is not None and self._member.consumer.heard()
 
     @property
     def restoring(self) -> int:
@@ -111,7 +104,13 @@ class KafkaLog:
         member = self._open(timeout_ms)
         if member is None:
             return Poll(NOTHING)
-        member.before_revoke = before_revoke
+        self._settle(patient=False)
+
+        def leave() -> None:
+            before_revoke()
+            self._settle()
+
+        member.before_revoke = leave
         try:
             self._end_silence(member)
             # with partitions to restore there is something else to do meanwhile
@@ -189,57 +188,56 @@ class KafkaLog:
     # -- committing ---------------------------------------------------------------------------------------------------
 
     def commit(self, checkpoint: Checkpoint) -> None:
-        """See Log.commit. What belongs to partitions that are no longer owned is left out."""
+        """See Log.commit. What belongs to partitions that are no longer owned is left out.
+
+        With `at_once` it returns while the transaction is under way; if that fails, the next call of any method raises LogReset.
+        """
         member = self._member
         identity = None if member is None else member.identity()
-        if member is None or identity is None or self._producer is None:
+        if member is None or identity is None or not self._outbox.is_open:
             self._reset("this worker is not in the group at the moment")
             raise LogReset
-        offsets = {p: offset for p, offset in checkpoint.offsets.items() if p in member.active}
-        if not offsets:
+        owned = checkpoint.only(member.active)
+        if not owned.offsets:
             return
+        self._settle()
         with self._voiding():
-            self._transact(self._producer, checkpoint, offsets, identity)
-        self._failures = 0
+            self._outbox.commit(owned, self._changes(owned), identity)
+        if not self._at_once:
+            self._settle()
+
+    def _changes(self, checkpoint: Checkpoint) -> Iterator[tuple[int, bytes, bytes | None]]:
+        """The (partition, key, value) records of the changelog."""
+        states = {state.partition: state for state in checkpoint.states}
+        for partition, offset in checkpoint.offsets.items():
+            state = states.get(partition) or PartitionState(partition, [], np.zeros((0, self._row_bytes), np.uint8))
+            current = partial(self._rows, partition)
+            write = self._changelogs[partition].write
+            for key, value in write(offset, state.streams, state.rows, state.removed, current):
+                yield partition, key, value
 
     def send(self, alerts: list[Output], scores: list[Output], dead_letters: list[DeadLetter]) -> None:
-        """Let readers see the results of what was polled before it is committed. Raises LogReset when that is void."""
-        if self._outlet is None:
-            raise ValueError("this log was not made to send at once")
+        """Let readers see results before their checkpoint, with `at_once`. Raises LogReset when what is uncommitted is void."""
         with self._voiding():
-            send_results(self._outlet, self._settings, alerts, scores, dead_letters)
+            self._outbox.send(alerts, scores, dead_letters)
+
+    def _settle(self, *, patient: bool = True) -> None:
+        """Wait, or only look, for the commit that is under way."""
+        with self._voiding():
+            if self._outbox.settle(patient=patient):
+                self._failures = 0
 
     @contextmanager
     def _voiding(self) -> Iterator[None]:
         """Voids all uncommitted work if something goes wrong."""
         try:
-            with self._watchdog:
-                yield
+            yield
         except TickwatchError as error:
             self._failures += 1
             self._reset(str(error))
             if self._failures >= FAILURES or isinstance(error, Denied):
                 raise TickwatchError(str(error)) from error  # worth no other attempt, whatever it was
             raise LogReset from error
-
-    def _transact(self, producer: Producer, checkpoint: Checkpoint, offsets: dict[int, int], identity: object) -> None:
-        producer.begin()
-        alerts, scores = ([o for o in out if o.partition in offsets] for out in (checkpoint.alerts, checkpoint.scores))
-        letters = [letter for letter in checkpoint.dead_letters if letter.partition in offsets]
-        send_results(producer, self._settings, alerts, scores, letters)
-        states = {state.partition: state for state in checkpoint.states}
-        for partition, offset in offsets.items():
-            state = states.get(partition) or PartitionState(partition, [], np.zeros((0, self._row_bytes), np.uint8))
-            current = partial(self._rows, partition)
-            for key, value in self._changelogs[partition].write(
-                offset, state.streams, state.rows, state.removed, current
-            ):
-                producer.send(self._settings.changelog, value, key, partition)
-        if self._outlet is not None:
-            self._outlet.flush(FLUSH_S)
-        producer.flush(FLUSH_S)
-        producer.add_offsets(offsets, identity)
-        producer.commit()
 
     def lag(self) -> dict[int, int]:
         """See Log.lag."""
@@ -252,7 +250,7 @@ class KafkaLog:
 
     def _open(self, timeout_ms: int) -> Membership | None:
         """The membership, with a producer beside it. Makes one attempt at both if it is time for one, else waits a little."""
-        if self._member is not None and self._producer is not None:
+        if self._member is not None and self._outbox.is_open:
             return self._member
         wait_s = self._try_at - time.monotonic()
         if wait_s > 0:
@@ -277,10 +275,7 @@ class KafkaLog:
             self._member = Membership(self._settings, self._client, self._linger_ms, traced=self._traced)
         else:
             self._check_not_replaced(self._member.consumer.member_id())
-        with self._watchdog:
-            if self._at_once and self._outlet is None:
-                self._outlet = self._client.outlet(self._settings)
-            self._producer = self._client.producer(self._settings)
+        self._outbox.open()
         return self._member
 
     def _check_not_replaced(self, member_id: str) -> None:
@@ -305,19 +300,11 @@ class KafkaLog:
         self._silence.forget()
         if self._member is not None:
             self._member.start_over()
-        self._discard_producers()
-
-    def _discard_producers(self) -> None:
-        producers = self._producer, self._outlet
-        self._producer = self._outlet = None
-        for producer in producers:
-            if producer is not None:
-                producer.discard()
+        self._outbox.discard()
 
     def close(self) -> None:
         """See Log.close. The partitions stay with this instance until it is back or its session times out."""
-        self._watchdog.close()
-        self._discard_producers()
+        self._outbox.close()
         self._end_restore()
         if self._member is not None:
             self._member.close()
