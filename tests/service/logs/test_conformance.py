@@ -276,10 +276,15 @@ def test_a_worker_that_restarts_has_the_bits_of_one_that_never_did(place: Place,
         place.append(log, part)
         settled(place, worker, log, len(part))
     assert_as_expected(place, whole)
+    assert_state(place, cell, ticks)
+
+
+def assert_state(place: Place, cell: str, ticks: Ticks) -> None:
+    """The state that a new worker restores has the bits of one undisturbed process after all ticks."""
     reference = Scorer(load(shipped(cell)), 20, IDLE_HOURS, MAX_STREAMS)
     reference.score(ticks)
     (state,) = reference.streams.changed()
-    worker, log = worker_on(place.where, cell)
+    _, log = worker_on(place.where, cell)
     deadline = time.monotonic() + 30
     restored: list[PartitionState] = []
     while not restored:
