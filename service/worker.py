@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from service.tracing import Checkpoints
 
 
+NEVER_MS = 3_600_000
 Send = Callable[[list[Output], list[Output], list[DeadLetter]], None]  # alerts, frames of scores, dead letters
 
 
@@ -88,13 +90,11 @@ class Worker:
         """One turn of the loop; returns how many records it moved."""
         try:
             began = self._clock()
-            poll = self._log.poll(timeout_ms, self.commit)
+            poll = self._log.poll(min(timeout_ms, self._until_due_ms()), self.commit)
             self._take_over(poll, began)
             if len(poll.records):
                 self._score(poll)
-            waiting = self._pending.scored + self._pending.buried
-            due = self._clock() - self._last_commit >= self._interval
-            if waiting and (due or waiting >= self._commit_ticks):
+            if self._until_due_ms() == 0:
                 self.commit()
             return len(poll.records)
         except LogReset:
@@ -104,6 +104,14 @@ class Worker:
             self._scorer.streams.clear()
             self._pending = Pending()
             return 0
+
+    def _until_due_ms(self) -> int:
+        """Milliseconds until there must be a commit: a poll that waits for longer would hold up what is scored."""
+        waiting = self._pending.scored + self._pending.buried
+        if waiting >= self._commit_ticks:
+            return 0
+        left = self._interval - (self._clock() - self._last_commit)
+        return max(0, math.ceil(left * 1000)) if waiting else NEVER_MS
 
     def _take_over(self, poll: Poll, began: float) -> None:
         streams = self._scorer.streams

@@ -264,6 +264,21 @@ def committed(place: Place) -> int:
     return sum(len(json.loads(value)["offset"]) for value in place.frames()) + len(place.letters())
 
 
+def test_a_commit_does_not_wait_for_ticks_that_do_not_come(place: Place) -> None:
+    values = encode(market(20))
+    worker, log = worker_on(place.where, "gru", commit_interval_ms=1000)
+    place.append(log, values[:10])
+    work(worker, 10)
+    place.append(log, values[10:])
+    while not worker.step(50):
+        pass
+    began = time.monotonic()
+    while worker.ticks < 20:
+        worker.step(60_000)
+    assert time.monotonic() - began < 30
+    log.close()
+
+
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_worker_that_restarts_has_the_bits_of_one_that_never_did(place: Place, cell: str) -> None:
     ticks = market(4000)
