@@ -153,13 +153,18 @@ def find(name: str) -> Client:
     if name == "kafka-python":
         from service.logs import kafka_python  # noqa: PLC0415
 
-        plain = partial(kafka_python.Producer, transactional=False)
-        return Client(kafka_python.Consumer, kafka_python.Producer, plain, kafka_python.Reader)
+        return Client(
+            kafka_python.Consumer,
+            kafka_python.Producer,
+            partial(kafka_python.Producer, transactional=False),
+            kafka_python.Reader,
+        )
     if name == "confluent-kafka":
         try:
             from service.logs import confluent  # noqa: PLC0415
         except ModuleNotFoundError as error:
             raise TickwatchError(f"client {name} is not installed: pip install 'tickwatch[fast]'") from error
-        simple = partial(confluent.Producer, transactional=False)
-        return Client(confluent.Consumer, confluent.Producer, simple, confluent.Reader)
+        return Client(
+            confluent.Consumer, confluent.Producer, partial(confluent.Producer, transactional=False), confluent.Reader
+        )
     raise TickwatchError(f"client {name!r} is unknown; known are {' and '.join(CLIENTS)} (--client)")

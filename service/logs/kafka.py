@@ -192,6 +192,7 @@ class KafkaLog:
 
         With `at_once` it returns while the transaction is under way; if that fails, the next call of any method raises LogReset.
         """
+        self._settle()
         member = self._member
         identity = None if member is None else member.identity()
         if member is None or identity is None or not self._outbox.is_open:
@@ -200,7 +201,6 @@ class KafkaLog:
         owned = checkpoint.only(member.active)
         if not owned.offsets:
             return
-        self._settle()
         with self._voiding():
             self._outbox.commit(owned, self._changes(owned), identity)
         if not self._at_once:

@@ -1,9 +1,9 @@
 """What a worker sends: results, and a transaction for each checkpoint.
 
 With `at_once`, for at-least-once, results go through a producer without transactions, so that readers see them before the
-checkpoint that covers their ticks, and the transaction is waited for on a thread of its own, while the next ticks are scored.
-It has state and offsets as ever, and goes out when the results have arrived: after a crash the same ticks meet the same state,
-and their results come again with the same bits.
+checkpoint that covers their ticks. The transaction has state and offsets as ever, and gets its offsets when the results have
+arrived: after a crash the same ticks meet the same state, and their results come again with the same bits. It ends on a thread
+of its own, so that the next ticks may be scored meanwhile.
 """
 
 from __future__ import annotations
