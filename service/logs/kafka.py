@@ -3,7 +3,7 @@
 What keeps it exact, whichever client (`client.py`) carries it:
 - A commit sends outputs, changelog and input offsets in one transaction, under this member's identity in the group, so that
   the broker refuses it from a member that was replaced or left behind (KIP-447).
-- Every record is known to have arrived before the offsets are sent.
+- Every record is known to have arrived before the transaction is committed.
 - Waits without a timeout stand under a watchdog. After any error the producer is dropped and all state restored.
 """
 

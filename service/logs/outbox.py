@@ -1,7 +1,7 @@
 """What a worker sends: results, and a transaction for each checkpoint.
 
 With `at_once`, for at-least-once, results go through a producer without transactions, so that readers see them before the
-checkpoint that covers their ticks. The transaction has state and offsets as ever, and gets its offsets when the results have
+checkpoint that covers their ticks. The transaction has state and offsets as ever, and is not committed before the results have
 arrived: after a crash the same ticks meet the same state, and their results come again with the same bits. It ends on a thread
 of its own, so that the next ticks may be scored meanwhile.
 """
@@ -71,8 +71,8 @@ class Outbox:
 
     def _finish(self, producer: Producer, offsets: dict[int, int], identity: object) -> None:
         with self._watchdog:
+            producer.add_offsets(offsets, identity)  # while the records are on their way
             producer.flush(FLUSH_S)
-            producer.add_offsets(offsets, identity)
             producer.commit()
 
     def settle(self, *, patient: bool = True) -> bool:
