@@ -13,7 +13,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --for
 
 help: ## show this
 	@echo 'make run [TICKS=path] [DURATION=seconds] [SPEED=x] [RESUME=1] [MODEL=path]'
-	@echo 'make chaos [DURATION=seconds] [SEED=n] [BROKERS=1|3] [CELL=gru|lstm] [CLIENT=name] [RATE=ticks per second] [ONLY="kill -9"]'
+	@echo 'make chaos [DURATION=seconds] [SEED=n] [BROKERS=1|3] [CELL=gru|lstm] [CLIENT=name] [GUARANTEE=name] [RATE=ticks per second] [ONLY="kill -9"]'
 	@echo 'make soak [DURATION=seconds]'
 	@echo 'make bench [PARTS="throughput latency ..."] [SIZE=ticks] [CELLS=gru,lstm]'
 	@sed -n 's/^\([a-z-]*\):.*## /make \1: /p' $(firstword $(MAKEFILE_LIST))
@@ -40,10 +40,10 @@ bench-restore: $(VENV)/test.stamp ## restore 1,000,000 streams from a Kafka chan
 bench-serve: $(VENV)/test.stamp ## scoring over HTTP against a route that only echoes, and memory; needs wrk
 	PYTHONPATH=. $(BIN)/python benchmarks/serve.py --requests 200000
 
-chaos: $(VENV)/test.stamp ## hurt real workers and brokers at random while ticks flow, and verify that exactly-once held
+chaos: $(VENV)/test.stamp ## hurt real workers and brokers at random while ticks flow, and verify that the guarantee held
 	@exec $(BIN)/python -m tests.chaos $${DURATION:+--duration "$$DURATION"} $${SEED:+--seed "$$SEED"} \
 		$${BROKERS:+--brokers "$$BROKERS"} $${CELL:+--cell "$$CELL"} $${CLIENT:+--client "$$CLIENT"} $${RATE:+--rate "$$RATE"} \
-		$${ONLY:+--only "$$ONLY"}
+		$${ONLY:+--only "$$ONLY"} $${GUARANTEE:+--guarantee "$$GUARANTEE"}
 
 soak: $(VENV)/test.stamp ## run a worker at full speed behind an endless backlog, and judge whether its memory stays flat
 	@PYTHONPATH=. exec $(BIN)/python benchmarks/soak.py $${DURATION:+--seconds "$$DURATION"}

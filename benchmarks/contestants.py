@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 from service.autoencoder import find
@@ -50,15 +51,16 @@ class Contestant:
     pace: float = 1.0
 
 
-def tickwatch(client: str, task: Task) -> list[str]:
-    """Our worker, which has no other mode than exactly once."""
+def tickwatch(client: str, guarantee: str, task: Task) -> list[str]:
+    """Our worker."""
     (port,) = free_ports(1)
     k = task.kafka
     command = [sys.executable, "-c", "from service.cli import main; main()", "worker", "--model", task.cell]
     command += ["--port", str(port), "--bootstrap-servers", k.bootstrap_servers, "--group", k.group]
     command += ["--instance", k.instance, "--ticks-topic", k.ticks, "--alerts-topic", k.alerts]
     command += ["--scores-topic", k.scores, "--dead-letters-topic", k.dead_letters, "--changelog-topic", k.changelog]
-    return [*command, "--client", client, *(["--scores"] if task.every else [])]
+    command += ["--client", client, "--processing-guarantee", guarantee.replace(" ", "-")]
+    return [*command, *(["--scores"] if task.every else [])]
 
 
 def kafka_streams(guarantee: str, store: str, task: Task) -> list[str]:
@@ -95,7 +97,10 @@ def _python(python: Path, script: str, task: Task) -> list[str]:
     return [*command, "--model", str(find(task.cell)), *(["--every"] if task.every else [])]
 
 
-OURS = [Contestant("tickwatch", client, ONCE, True, partial(tickwatch, client)) for client in CLIENTS]
+OURS = [
+    Contestant("tickwatch", client, guarantee, True, partial(tickwatch, client, guarantee))
+    for client, guarantee in product(CLIENTS, (ONCE, AT_LEAST_ONCE))
+]
 THEIRS = [
     Contestant("Kafka Streams, RocksDB", "Java", ONCE, True, partial(kafka_streams, "exactly_once_v2", "rocksdb")),
     Contestant("Kafka Streams, memory", "Java", ONCE, True, partial(kafka_streams, "exactly_once_v2", "memory")),

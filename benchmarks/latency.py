@@ -148,10 +148,10 @@ def _read(kafka: KafkaSettings) -> Iterator[tuple[NDArray[np.int64], int]]:
     try:
         consumer.assign([TopicPartition(kafka.scores, p, 0) for p in range(PARTITIONS)])
         while True:
-            records = consumer.consume(1000, 0.01)
+            first = consumer.poll(0.01)  # `consume` would wait for the last record that it may bring
             now = time.time_ns()
             stamps: list[int] = []
-            for record in records:
+            for record in [] if first is None else [first, *consumer.consume(1000, 0)]:
                 ts = decode(record.value() or b"").ts
                 stamps += ts if isinstance(ts, list) else [ts]
             yield np.array(stamps, np.int64), now

@@ -1,10 +1,11 @@
 """What a tick costs the worker, beside what the same client costs that reads the same topic and throws it away.
 
 python benchmarks/speed.py [--ticks N] [--streams N] [--cells gru,lstm] [--clients kafka-python,confluent-kafka]
+    [--guarantee exactly-once]
 
 It starts a broker (tests/kafka/broker.py) and fills a topic for each load: streams that are equally busy, streams of a Zipf law
 with exponent 1.1, and one stream. Each topic is read with each client by a bare consumer, the floor, and by `tickwatch worker`
-with each cell, exactly once, one after the other. Start-up is left out: counting begins when a tenth of the ticks is through.
+with each cell, one after the other. Start-up is left out: counting begins when a tenth of the ticks is through.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from kafka import KafkaConsumer, TopicPartition
 from numpy.typing import NDArray
 
 from service.connection import KafkaSettings, connect
+from service.consume import EXACTLY_ONCE, GUARANTEES
 from service.logs import confluent, kafka_python
 from service.logs.client import CLIENTS
 from service.ticks import encode
@@ -118,7 +120,7 @@ def floor(kafka: KafkaSettings, client: str, n: int) -> tuple[Cost, Cost]:
     return start, end
 
 
-def work(kafka: KafkaSettings, client: str, cell: str, n: int) -> tuple[Cost, Cost]:
+def work(kafka: KafkaSettings, client: str, guarantee: str, cell: str, n: int) -> tuple[Cost, Cost]:
     """`tickwatch worker` on the topic, as its own metrics tell."""
     (port,) = free_ports(1)
     command = [
@@ -130,6 +132,8 @@ def work(kafka: KafkaSettings, client: str, cell: str, n: int) -> tuple[Cost, Co
         cell,
         "--client",
         client,
+        "--processing-guarantee",
+        guarantee,
     ]
     command += ["--port", str(port), "--bootstrap-servers", kafka.bootstrap_servers, "--group", kafka.group]
     command += ["--ticks-topic", kafka.ticks, "--alerts-topic", kafka.alerts, "--scores-topic", kafka.scores]
@@ -168,6 +172,7 @@ def main() -> None:
     options.add_argument("--streams", type=int, default=2000)
     options.add_argument("--cells", default="gru,lstm")
     options.add_argument("--clients", default=",".join(CLIENTS))
+    options.add_argument("--guarantee", choices=GUARANTEES, default=EXACTLY_ONCE)
     options.add_argument("--discard", nargs=3, metavar=("TOPIC", "BROKER", "CLIENT"), help="only read and throw away")
     given = options.parse_args()
     if given.discard:
@@ -191,7 +196,7 @@ def main() -> None:
                 least, fastest = end.since(start)
                 kafka = replace(names(bootstrap, f"speed-{i}-{client}-{cell}", "one"), ticks=source.ticks)
                 create_topics(kafka, PARTITIONS, 1)
-                start, end = work(kafka, client, cell, given.ticks)
+                start, end = work(kafka, client, given.guarantee, cell, given.ticks)
                 cost, speed = end.since(start)
                 even.setdefault((client, cell), speed)
                 print(

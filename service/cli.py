@@ -171,6 +171,7 @@ def worker(
     max_streams: settings.MaxStreams = 1_000_000,
     linger_ms: settings.LingerMs = 10,
     client: settings.Client = "kafka-python",
+    processing_guarantee: settings.ProcessingGuarantee = "exactly-once",
     format: settings.Format = "json",  # noqa: A002  (the name of the flag)
     schema: settings.Schema = None,
     schema_registry: settings.SchemaRegistry = None,
@@ -182,7 +183,7 @@ def worker(
     port: settings.Port = None,
     compare: settings.Compare = None,
 ) -> None:
-    """Score ticks from a Kafka topic, exactly once: alerts, state and offsets in one transaction."""
+    """Score ticks from a Kafka topic: alerts, state and offsets in one transaction, or alerts ahead of it."""
     with Stop() as stop:
         from service.consume import consume  # noqa: PLC0415
         from service.formats import decoder  # noqa: PLC0415
@@ -201,7 +202,10 @@ def worker(
             registry = Registry(schema_registry, login, kafka.ca_file)
         read = decoder(format, registry, schema)
         tracing = _tracing(otlp_endpoint)
-        consume(shared, connection, read, stop, tracing, client=client, linger_ms=linger_ms, fresh=fresh)
+        consume(
+            shared, connection, read, stop, tracing,
+            client=client, guarantee=processing_guarantee, linger_ms=linger_ms, fresh=fresh,
+        )  # fmt: skip
 
 
 @app.command()

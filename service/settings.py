@@ -46,6 +46,14 @@ Client = Annotated[
     str,
     _option("--client", "Kafka client: kafka-python, or confluent-kafka (extra `fast`), which costs less CPU a tick."),
 ]
+ProcessingGuarantee = Annotated[
+    str,
+    _option(
+        "--processing-guarantee",
+        "exactly-once, or at-least-once: alerts, scores and dead letters are sent as soon as they are made, and may be repeated"
+        " after a crash; state is exact with both.",
+    ),
+]
 Scores = Annotated[bool, _option("--scores", "Also publish the score of every tick, in columnar frames.")]
 StreamIdleHours = Annotated[
     float,

@@ -16,7 +16,7 @@ from service.peer import Peer
 from service.scorer import Scorer
 from service.ticks import Decode, decode
 from service.web import Pages
-from service.worker import Worker
+from service.worker import Send, Worker
 
 if TYPE_CHECKING:
     from service.tracing import Checkpoints
@@ -42,7 +42,7 @@ class Scoring:
 
 
 class Station:
-    """A worker on `log`, with its pages until `close`. `committed` hears of alerts once they are durable."""
+    """A worker on `log`, with its pages until `close`. `committed` hears of alerts once they are durable; `send` as in Worker."""
 
     def __init__(
         self,
@@ -52,6 +52,7 @@ class Station:
         decode: Decode = decode,
         committed: Callable[[list[Alert]], None] = lambda alerts: None,
         checkpoints: Checkpoints | None = None,
+        send: Send | None = None,
     ) -> None:
         def show(alerts: list[Alert]) -> None:
             self.board.tell(alerts)
@@ -76,6 +77,7 @@ class Station:
             on_commit=show,
             on_scored=self.board.history.add,
             checkpoints=checkpoints,
+            send=send,
         )
 
     def step(self, timeout_ms: int) -> int:

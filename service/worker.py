@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,17 +21,23 @@ if TYPE_CHECKING:
     from service.tracing import Checkpoints
 
 
+NEVER_MS = 3_600_000
+Send = Callable[[list[Output], list[Output], list[DeadLetter]], None]  # alerts, frames of scores, dead letters
+
+
 @dataclass
 class Pending:
     """What was scored since the last commit."""
 
     offsets: dict[int, int] = field(default_factory=dict)
     alerts: list[Alert] = field(default_factory=list)
+    events: list[Output] = field(default_factory=list)
     scores: list[Output] = field(default_factory=list)
     dead_letters: list[DeadLetter] = field(default_factory=list)
     scored: int = 0
     late: int = 0
     repeated: int = 0
+    buried: int = 0
     refused: int = 0
 
 
@@ -39,7 +46,8 @@ class Worker:
 
     A checkpoint is committed every `commit_interval_ms`, or earlier after `commit_ticks`. `on_commit` hears of alerts once they
     are durable, `on_scored` of every batch before that. `decode` reads the log's wire format. `publish_scores` also writes
-    every tick's score, in frames. `checkpoints` makes spans of them, if asked for.
+    every tick's score, in frames. `checkpoints` makes spans of them, if asked for. `send` takes the results of each batch at
+    once, and the checkpoint then has only state and offsets; what it counts may be void and counted again.
     """
 
     def __init__(
@@ -55,6 +63,7 @@ class Worker:
         on_commit: Callable[[list[Alert]], None] = lambda committed: None,
         on_scored: Callable[[Scored], None] = lambda scored: None,
         checkpoints: Checkpoints | None = None,
+        send: Send | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.ticks = 0
@@ -70,6 +79,7 @@ class Worker:
         self._on_commit = on_commit
         self._on_scored = on_scored
         self._checkpoints = checkpoints
+        self._send = send
         self._clock = clock
         self._pending = Pending()
         self._last_commit = clock()
@@ -80,13 +90,11 @@ class Worker:
         """One turn of the loop; returns how many records it moved."""
         try:
             began = self._clock()
-            poll = self._log.poll(timeout_ms, self.commit)
+            poll = self._log.poll(min(timeout_ms, self._until_due_ms()), self.commit)
             self._take_over(poll, began)
             if len(poll.records):
                 self._score(poll)
-            waiting = self._pending.scored + len(self._pending.dead_letters)
-            due = self._clock() - self._last_commit >= self._interval
-            if waiting and (due or waiting >= self._commit_ticks):
+            if self._until_due_ms() == 0:
                 self.commit()
             return len(poll.records)
         except LogReset:
@@ -96,6 +104,14 @@ class Worker:
             self._scorer.streams.clear()
             self._pending = Pending()
             return 0
+
+    def _until_due_ms(self) -> int:
+        """Milliseconds until there must be a commit: a poll that waits for longer would hold up what is scored."""
+        waiting = self._pending.scored + self._pending.buried
+        if waiting >= self._commit_ticks:
+            return 0
+        left = self._interval - (self._clock() - self._last_commit)
+        return max(0, math.ceil(left * 1000)) if waiting else NEVER_MS
 
     def _take_over(self, poll: Poll, began: float) -> None:
         streams = self._scorer.streams
@@ -124,10 +140,10 @@ class Worker:
         read, rejects = self._decode(records)
         scored = scorer.score(read)
         found = alerts(scored, self._log.name, scorer.model.id, scorer.threshold)
+        frames = score_frames(scored, self._log.name, scorer.model.id) if self._publish_scores else []
+        letters = rejects + self._refused(poll, scored.refused)
         pending.alerts += found
-        if self._publish_scores:
-            pending.scores += score_frames(scored, self._log.name, scorer.model.id)
-        pending.dead_letters += rejects + self._refused(poll, scored.refused)
+        pending.buried += len(letters)
         pending.refused += len(scored.refused)
         for partition in np.unique(records.partition).tolist():
             pending.offsets[partition] = int(records.offset[records.partition == partition][-1]) + 1
@@ -142,6 +158,17 @@ class Worker:
         self._metrics.batch_seconds.observe(seconds)
         if self._checkpoints is not None:
             self._checkpoints.scored(records, found, seconds)
+        headers = self._headers()
+        events = [cloud_event(alert, headers) for alert in found]
+        if self._send is not None:
+            self._send(events, frames, letters)
+            return
+        pending.events += events
+        pending.scores += frames
+        pending.dead_letters += letters
+
+    def _headers(self) -> list[tuple[str, bytes]]:
+        return [] if self._checkpoints is None else self._checkpoints.headers()
 
     def _refused(self, poll: Poll, refused: Ticks) -> list[DeadLetter]:
         if not len(refused):
@@ -171,16 +198,8 @@ class Worker:
         if not pending.offsets:
             return
         states = self._scorer.streams.changed()
-        headers = [] if self._checkpoints is None else self._checkpoints.headers()
-        self._log.commit(
-            Checkpoint(
-                offsets=pending.offsets,
-                states=states,
-                alerts=[cloud_event(a, headers) for a in pending.alerts],
-                scores=pending.scores,
-                dead_letters=pending.dead_letters,
-            )
-        )
+        headers = self._headers()
+        self._log.commit(Checkpoint(pending.offsets, states, pending.events, pending.scores, pending.dead_letters))
         seconds = self._clock() - began
         self._metrics.commit_seconds.observe(seconds, exemplar(dict(headers).get(TRACE_HEADER, b"").decode()))
         if self._checkpoints is not None:
@@ -189,12 +208,12 @@ class Worker:
         self._metrics.ticks.labels("late").inc(pending.late)
         self._metrics.ticks.labels("repeated").inc(pending.repeated)
         self._metrics.ticks.labels("over_limit").inc(pending.refused)
-        self._metrics.ticks.labels("rejected").inc(len(pending.dead_letters) - pending.refused)
+        self._metrics.ticks.labels("rejected").inc(pending.buried - pending.refused)
         self._metrics.expired.inc(sum(len(state.removed) for state in states))
         for alert in pending.alerts:
             self._metrics.alerts.labels(alert.phase).inc()
         self.ticks += pending.scored
-        self.rejected += len(pending.dead_letters)
+        self.rejected += pending.buried
         self.alerts += len(pending.alerts)
         self._on_commit(pending.alerts)
 

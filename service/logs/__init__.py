@@ -6,7 +6,7 @@ order, and one `commit` makes alerts, dead letters, scores, changed state and th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -105,6 +105,16 @@ class Checkpoint:
     alerts: list[Output] = field(default_factory=list)
     scores: list[Output] = field(default_factory=list)
     dead_letters: list[DeadLetter] = field(default_factory=list)
+
+    def only(self, partitions: Collection[int]) -> Checkpoint:
+        """What of it belongs to some partitions."""
+        return Checkpoint(
+            {p: offset for p, offset in self.offsets.items() if p in partitions},
+            [state for state in self.states if state.partition in partitions],
+            [alert for alert in self.alerts if alert.partition in partitions],
+            [frame for frame in self.scores if frame.partition in partitions],
+            [letter for letter in self.dead_letters if letter.partition in partitions],
+        )
 
 
 class Log(Protocol):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from service.connection import KafkaSettings
@@ -69,7 +70,8 @@ class Consumer(Protocol):
 class Producer(Protocol):
     """One transactional producer; the constructor aborts what another one of its name left open.
 
-    After any error only `discard` may follow.
+    Or one without transactions, idempotent, which has only `send`, `flush` and `discard`: readers see its records at once, in the
+    order of each partition and none twice. After any error only `discard` may follow.
     """
 
     def begin(self) -> None:
@@ -83,7 +85,7 @@ class Producer(Protocol):
         partition: int | None = None,
         headers: Sequence[tuple[str, bytes]] = (),
     ) -> None:
-        """Add a record to it."""
+        """Send a record, in the transaction if there is one."""
 
     def flush(self, timeout_s: float) -> None:
         """Wait until the broker has every record; raises if it has not."""
@@ -127,11 +129,13 @@ class Reader(Protocol):
 class Client:
     """One of them: how to make its parts.
 
-    The consumer has subscribed, has records linger for so many milliseconds, and brings TRACE_HEADER if that is asked for.
+    The consumer has subscribed, has records linger for so many milliseconds, and brings TRACE_HEADER if that is asked for. The
+    outlet is a producer without transactions.
     """
 
     consumer: Callable[[KafkaSettings, Rebalance, int, bool], Consumer]
     producer: Callable[[KafkaSettings], Producer]
+    outlet: Callable[[KafkaSettings], Producer]
     reader: Callable[[KafkaSettings], Reader]
 
 
@@ -149,11 +153,18 @@ def find(name: str) -> Client:
     if name == "kafka-python":
         from service.logs import kafka_python  # noqa: PLC0415
 
-        return Client(kafka_python.Consumer, kafka_python.Producer, kafka_python.Reader)
+        return Client(
+            kafka_python.Consumer,
+            kafka_python.Producer,
+            partial(kafka_python.Producer, transactional=False),
+            kafka_python.Reader,
+        )
     if name == "confluent-kafka":
         try:
             from service.logs import confluent  # noqa: PLC0415
         except ModuleNotFoundError as error:
             raise TickwatchError(f"client {name} is not installed: pip install 'tickwatch[fast]'") from error
-        return Client(confluent.Consumer, confluent.Producer, confluent.Reader)
+        return Client(
+            confluent.Consumer, confluent.Producer, partial(confluent.Producer, transactional=False), confluent.Reader
+        )
     raise TickwatchError(f"client {name!r} is unknown; known are {' and '.join(CLIENTS)} (--client)")

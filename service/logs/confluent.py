@@ -43,7 +43,6 @@ PRODUCER: dict[str, Any] = {
     "queue.buffering.max.messages": 0,  # a transaction is as large as it is
     "partitioner": "murmur2_random",  # as kafka-python and Java: a stream's alerts stay in their partition
     "retry.backoff.ms": 10,
-    "transaction.timeout.ms": 10_000,
 }
 READER: dict[str, Any] = {
     "enable.auto.commit": False,
@@ -197,12 +196,16 @@ class Consumer:
 class Producer:
     """See client.Producer."""
 
-    def __init__(self, settings: KafkaSettings) -> None:
+    def __init__(self, settings: KafkaSettings, *, transactional: bool = True) -> None:
         self._settings = settings
-        transactional_id = f"{settings.group}.{settings.instance}"
-        self._producer: ck.Producer | None = ck.Producer(
-            config(settings) | PRODUCER | {"transactional.id": transactional_id}
-        )
+        self._refused: KafkaError | None = None
+        self._on_delivery = None if transactional else self._take_report
+        own: dict[str, Any] = {"enable.idempotence": True, "linger.ms": 0}
+        if transactional:
+            own = {"transactional.id": f"{settings.group}.{settings.instance}", "transaction.timeout.ms": 10_000}
+        self._producer: ck.Producer | None = ck.Producer(config(settings) | PRODUCER | own)
+        if not transactional:
+            return
         try:
             with explained(settings):
                 self._producer.init_transactions(ANSWER_S)
@@ -225,7 +228,12 @@ class Producer:
     ) -> None:
         """See client.Producer."""
         with self._open() as producer:
-            producer.produce(topic, value, key, -1 if partition is None else partition, headers=list(headers))
+            producer.produce(
+                topic, value, key, -1 if partition is None else partition, self._on_delivery, headers=list(headers)
+            )
+
+    def _take_report(self, error: KafkaError | None, _: Message) -> None:
+        self._refused = self._refused or error
 
     def flush(self, timeout_s: float) -> None:
         """See client.Producer."""
@@ -233,7 +241,9 @@ class Producer:
             left = producer.flush(timeout_s)
         if left:
             raise Unreachable(f"Kafka at {self._settings.bootstrap_servers}: {left} records did not arrive in time")
-        # of one that was refused the next two calls tell (rdkafka_request.c, `rd_kafka_txn_set_abortable_error`)
+        if self._refused is not None:
+            raise explain(self._settings, self._refused)
+        # of one refused in a transaction the next two calls tell (rdkafka_request.c, `rd_kafka_txn_set_abortable_error`)
 
     def add_offsets(self, offsets: dict[int, int], identity: object) -> None:
         """See client.Producer."""

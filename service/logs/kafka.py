@@ -3,7 +3,7 @@
 What keeps it exact, whichever client (`client.py`) carries it:
 - A commit sends outputs, changelog and input offsets in one transaction, under this member's identity in the group, so that
   the broker refuses it from a member that was replaced or left behind (KIP-447).
-- Every record is known to have arrived before the offsets are sent.
+- Every record is known to have arrived before the transaction is committed.
 - Waits without a timeout stand under a watchdog. After any error the producer is dropped and all state restored.
 """
 
@@ -12,7 +12,8 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
@@ -22,20 +23,16 @@ from numpy.typing import NDArray
 from service.connection import Denied, KafkaSettings, Unreachable, connect, explain_error, explain_replaced
 from service.errors import TickwatchError
 from service.journal import event
-from service.logs import NOTHING, SCHEMA_HEADER, Checkpoint, DeadLetter, LogReset, PartitionState, Poll
+from service.logs import NOTHING, Checkpoint, DeadLetter, LogReset, Output, PartitionState, Poll
 from service.logs.changelog import Changelog
-from service.logs.client import Producer, find
+from service.logs.client import find
 from service.logs.membership import Membership
+from service.logs.outbox import Outbox
 from service.logs.restore import Restore, Restored
 from service.logs.silence import Silence, ends
-from service.logs.watchdog import Watchdog
 from service.topics import check_topics
 
 LOG = logging.getLogger("tickwatch")
-FLUSH_S = 10  # as long as the broker keeps a transaction open
-HANG_S = 30  # what has not ended by now never will: kafka-python can lose a request when its broker dies
-LETTER_BYTES = 512 * 1024  # a dead letter's value is cut here, or its topic might refuse it for ever
-SCHEMA_BYTES = 64  # a longer one names no schema, and is left out for the same reason
 FAILURES = 10  # commits in a row; what fails so often will not pass by itself
 BACKOFF_S = (0.5, 5.0)
 PATIENCE_S = 15.0  # with a partition that brings nothing, until somebody else is asked whether that is right
@@ -50,7 +47,8 @@ class KafkaLog:
     when this worker first commits. `rows(partition, streams)` gives the present state rows, uint8 [n, row_bytes], of any streams
     of a partition; the log asks for them inside `commit` when it rolls its snapshot, which spares it a second copy of all
     state. `poll` may call `before_revoke` on another thread, while it blocks. Few records linger at the broker for
-    `linger_ms`. With `traced` records bring their header TRACE_HEADER. `connect_attempts` counts attempts since the last success.
+    `linger_ms`. With `traced` records bring their header TRACE_HEADER. With `at_once` there is `send` for at-least-once results.
+    `connect_attempts` counts attempts since the last success.
     """
 
     def __init__(
@@ -65,6 +63,7 @@ class KafkaLog:
         linger_ms: int = 0,
         fresh: bool = False,
         traced: bool = False,
+        at_once: bool = False,
         patience_s: float = PATIENCE_S,
     ) -> None:
         self.name = settings.ticks
@@ -78,10 +77,10 @@ class KafkaLog:
         self._linger_ms = linger_ms
         self._fresh = fresh
         self._traced = traced
-        self._watchdog = Watchdog(f"a transaction at {settings.bootstrap_servers}", HANG_S)
+        self._at_once = at_once
+        self._outbox = Outbox(settings, self._client, at_once=at_once)
         self._silence = Silence(patience_s, partial(ends, settings))
         self._member: Membership | None = None
-        self._producer: Producer | None = None
         self._restore: Restore | None = None
         self._changelogs: dict[int, Changelog] = {}
         self._next: dict[int, int] = {}
@@ -91,7 +90,7 @@ class KafkaLog:
     @property
     def connected(self) -> bool:
         """Whether the log has its connections and the group's broker answers."""
-        return self._producer is not None and self._member is not None and self._member.consumer.heard()
+        return self._outbox.is_open and self._member is not None and self._member.consumer.heard()
 
     @property
     def restoring(self) -> int:
@@ -105,7 +104,13 @@ class KafkaLog:
         member = self._open(timeout_ms)
         if member is None:
             return Poll(NOTHING)
-        member.before_revoke = before_revoke
+        self._settle(patient=False)
+
+        def leave() -> None:
+            before_revoke()
+            self._settle()
+
+        member.before_revoke = leave
         try:
             self._end_silence(member)
             # with partitions to restore there is something else to do meanwhile
@@ -183,61 +188,56 @@ class KafkaLog:
     # -- committing ---------------------------------------------------------------------------------------------------
 
     def commit(self, checkpoint: Checkpoint) -> None:
-        """See Log.commit. What belongs to partitions that are no longer owned is left out."""
+        """See Log.commit. What belongs to partitions that are no longer owned is left out.
+
+        With `at_once` it returns while the transaction is under way; if that fails, the next call of any method raises LogReset.
+        """
+        self._settle()
         member = self._member
         identity = None if member is None else member.identity()
-        if member is None or identity is None or self._producer is None:
+        if member is None or identity is None or not self._outbox.is_open:
             self._reset("this worker is not in the group at the moment")
             raise LogReset
-        offsets = {p: offset for p, offset in checkpoint.offsets.items() if p in member.active}
-        if not offsets:
+        owned = checkpoint.only(member.active)
+        if not owned.offsets:
             return
+        with self._voiding():
+            self._outbox.commit(owned, self._changes(owned), identity)
+        if not self._at_once:
+            self._settle()
+
+    def _changes(self, checkpoint: Checkpoint) -> Iterator[tuple[int, bytes, bytes | None]]:
+        """The (partition, key, value) records of the changelog."""
+        states = {state.partition: state for state in checkpoint.states}
+        for partition, offset in checkpoint.offsets.items():
+            state = states.get(partition) or PartitionState(partition, [], np.zeros((0, self._row_bytes), np.uint8))
+            current = partial(self._rows, partition)
+            write = self._changelogs[partition].write
+            for key, value in write(offset, state.streams, state.rows, state.removed, current):
+                yield partition, key, value
+
+    def send(self, alerts: list[Output], scores: list[Output], dead_letters: list[DeadLetter]) -> None:
+        """Let readers see results before their checkpoint, with `at_once`. Raises LogReset when what is uncommitted is void."""
+        with self._voiding():
+            self._outbox.send(alerts, scores, dead_letters)
+
+    def _settle(self, *, patient: bool = True) -> None:
+        """Wait, or only look, for the commit that is under way."""
+        with self._voiding():
+            if self._outbox.settle(patient=patient):
+                self._failures = 0
+
+    @contextmanager
+    def _voiding(self) -> Iterator[None]:
+        """Voids all uncommitted work if something goes wrong."""
         try:
-            with self._watchdog:
-                self._transact(self._producer, checkpoint, offsets, identity)
+            yield
         except TickwatchError as error:
             self._failures += 1
             self._reset(str(error))
             if self._failures >= FAILURES or isinstance(error, Denied):
                 raise TickwatchError(str(error)) from error  # worth no other attempt, whatever it was
             raise LogReset from error
-        self._failures = 0
-
-    def _transact(self, producer: Producer, checkpoint: Checkpoint, offsets: dict[int, int], identity: object) -> None:
-        topics = self._settings
-        producer.begin()
-        for topic, outputs in ((topics.alerts, checkpoint.alerts), (topics.scores, checkpoint.scores)):
-            for out in outputs:
-                if out.partition in offsets:
-                    producer.send(topic, out.value, out.key or None, headers=out.headers)
-        for letter in checkpoint.dead_letters:
-            if letter.partition in offsets:
-                self._bury(producer, letter)
-        states = {state.partition: state for state in checkpoint.states}
-        for partition, offset in offsets.items():
-            state = states.get(partition) or PartitionState(partition, [], np.zeros((0, self._row_bytes), np.uint8))
-            current = partial(self._rows, partition)
-            for key, value in self._changelogs[partition].write(
-                offset, state.streams, state.rows, state.removed, current
-            ):
-                producer.send(topics.changelog, value, key, partition)
-        producer.flush(FLUSH_S)
-        producer.add_offsets(offsets, identity)
-        producer.commit()
-
-    def _bury(self, producer: Producer, letter: DeadLetter) -> None:
-        value = letter.value or b""
-        headers = [
-            ("reason", letter.reason.encode()),
-            ("topic", self.name.encode()),
-            ("partition", str(letter.partition).encode()),
-            ("offset", str(letter.offset).encode()),
-        ]
-        if letter.schema is not None and len(letter.schema) <= SCHEMA_BYTES:
-            headers.append((SCHEMA_HEADER, letter.schema))
-        if len(value) > LETTER_BYTES:
-            headers.append(("cut-from-bytes", str(len(value)).encode()))
-        producer.send(self._settings.dead_letters, value[:LETTER_BYTES], letter.key, headers=headers)
 
     def lag(self) -> dict[int, int]:
         """See Log.lag."""
@@ -250,7 +250,7 @@ class KafkaLog:
 
     def _open(self, timeout_ms: int) -> Membership | None:
         """The membership, with a producer beside it. Makes one attempt at both if it is time for one, else waits a little."""
-        if self._member is not None and self._producer is not None:
+        if self._member is not None and self._outbox.is_open:
             return self._member
         wait_s = self._try_at - time.monotonic()
         if wait_s > 0:
@@ -275,8 +275,7 @@ class KafkaLog:
             self._member = Membership(self._settings, self._client, self._linger_ms, traced=self._traced)
         else:
             self._check_not_replaced(self._member.consumer.member_id())
-        with self._watchdog:
-            self._producer = self._client.producer(self._settings)
+        self._outbox.open()
         return self._member
 
     def _check_not_replaced(self, member_id: str) -> None:
@@ -296,20 +295,16 @@ class KafkaLog:
     def _reset(self, why: str) -> None:
         void = event("void", topic=self.name, next_offsets=dict(self._next))
         LOG.warning("uncommitted work is void and state will be restored: %s", why, extra=void)
-        producer, self._producer = self._producer, None
         self._changelogs.clear()
         self._next.clear()
         self._silence.forget()
         if self._member is not None:
             self._member.start_over()
-        if producer is not None:
-            producer.discard()
+        self._outbox.discard()
 
     def close(self) -> None:
         """See Log.close. The partitions stay with this instance until it is back or its session times out."""
-        self._watchdog.close()
-        if self._producer is not None:
-            self._producer.discard()
+        self._outbox.close()
         self._end_restore()
         if self._member is not None:
             self._member.close()

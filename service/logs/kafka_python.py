@@ -39,7 +39,6 @@ PRODUCER = {
     "max_request_size": RECORD_BYTES,
     "max_block_ms": 15_000,
     "retry_backoff_ms": 10,  # with the default of 100 every transaction sleeps 100 ms
-    "transaction_timeout_ms": 10_000,
     "delivery_timeout_ms": 120_000,
 }
 FETCH_MS = 100  # how long a broker waits for a first tick
@@ -199,11 +198,15 @@ class Consumer:
 class Producer:
     """See client.Producer."""
 
-    def __init__(self, settings: KafkaSettings) -> None:
+    def __init__(self, settings: KafkaSettings, *, transactional: bool = True) -> None:
         self._settings = settings
         self._sent: list[FutureRecordMetadata] = []
+        if not transactional:
+            self._producer = connect(settings, KafkaProducer, **PRODUCER | {"linger_ms": 0})
+            return
         transactional_id = f"{settings.group}.{settings.instance}"
-        self._producer = connect(settings, KafkaProducer, **PRODUCER, transactional_id=transactional_id)
+        transaction = {"transactional_id": transactional_id, "transaction_timeout_ms": 10_000}
+        self._producer = connect(settings, KafkaProducer, **PRODUCER, **transaction)
         try:
             with _explained(settings):
                 self._producer.init_transactions()

@@ -40,6 +40,7 @@ class Fleet:
     settings: KafkaSettings
     cell: str
     client: str
+    guarantee: str
     folder: Path
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     frozen: set[str] = field(default_factory=set)
@@ -56,6 +57,7 @@ class Fleet:
         command += ["--instance", name, "--ticks-topic", topics.ticks, "--alerts-topic", topics.alerts]
         command += ["--scores-topic", topics.scores, "--dead-letters-topic", topics.dead_letters]
         command += ["--changelog-topic", topics.changelog, "--client", self.client]
+        command += ["--processing-guarantee", self.guarantee]
         said = self.folder / f"{name}.{len(self.said)}.err"
         with said.open("wb") as err:
             self.running[name] = subprocess.Popen(command, cwd=ROOT, stderr=err, stdin=subprocess.DEVNULL)

@@ -17,6 +17,7 @@ from kafka import KafkaConsumer, TopicPartition
 
 from service.autoencoder import find, load
 from service.connection import KafkaSettings
+from service.consume import EXACTLY_ONCE
 from service.topics import create_topics
 from tests.chaos.feed import Feed, Observer, ends, read
 from tests.chaos.fleet import Fleet, cluster
@@ -58,6 +59,7 @@ class Plan:
     alone_share: float = 1 / 3
     only: str | None = None
     client: str = "kafka-python"
+    guarantee: str = EXACTLY_ONCE
 
 
 @dataclass
@@ -241,7 +243,7 @@ def chaos(plan: Plan, folder: Path, say: Callable[[str], None]) -> Outcome:
     )
     brokers = cluster(folder, plan.brokers)
     settings = KafkaSettings(bootstrap_servers=",".join(b.bootstrap for b in brokers))
-    fleet = Fleet(settings, plan.cell, plan.client, folder)
+    fleet = Fleet(settings, plan.cell, plan.client, plan.guarantee, folder)
     try:
         create_topics(settings, PARTITIONS, plan.brokers)
         run = Chaos(plan, brokers, fleet, random.Random(plan.seed))
@@ -255,7 +257,7 @@ def chaos(plan: Plan, folder: Path, say: Callable[[str], None]) -> Outcome:
         _strike(run, feed, observer, say)
         wrong = _settle(run, feed, observer, settings, say) + fleet.finish()
         outcome = Outcome(wrong, run.faults, run.gaps(observer), gather(settings, say))
-        outcome.wrong += verify(outcome.evidence, load(find(plan.cell)), BUDGET)
+        outcome.wrong += verify(outcome.evidence, load(find(plan.cell)), BUDGET, plan.guarantee)
         _report(outcome, run, say)
         return outcome
     finally:
@@ -364,4 +366,4 @@ def _report(outcome: Outcome, run: Chaos, say: Callable[[str], None]) -> None:
             f"verdict: VIOLATED in {len(outcome.wrong)} ways over {ticks} ticks, {faults.total()} faults, seed {run.plan.seed}"
         )
     else:
-        say(f"verdict: exactly-once held over {ticks} ticks, {faults.total()} faults")
+        say(f"verdict: {run.plan.guarantee} held over {ticks} ticks, {faults.total()} faults")

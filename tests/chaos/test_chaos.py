@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from service.autoencoder import load
+from service.consume import AT_LEAST_ONCE
 from tests.chaos.run import BUDGET, Outcome, Plan, chaos
 from tests.chaos.verifier import Evidence, verify
 from tests.kafka.broker import Seen
@@ -62,6 +63,22 @@ SPOILED: dict[str, tuple[Callable[[Evidence], Evidence], str]] = {
     "a bit of state": (lambda e: replace(e, changelog=[*e.changelog[:-1], flip(e.changelog[-1])]), "state of 1 of"),
     "an offset behind": (lambda e: replace(e, committed=e.committed | {0: 1}), "the group committed offset 1 of"),
 }
+
+
+def test_at_least_once_allows_what_comes_again_with_the_same_bits_and_nothing_else(outcome: Outcome) -> None:
+    evidence, model = outcome.evidence, load(shipped(SHORT.cell))
+    again = replace(
+        evidence,
+        scores=[*evidence.scores, *evidence.scores[:3]],
+        alerts=[*evidence.alerts, evidence.alerts[0]],
+        letters=[*evidence.letters, evidence.letters[0]],
+    )
+    assert verify(again, model, BUDGET, AT_LEAST_ONCE) == []
+    other = first_frame(evidence, nudge)[0]
+    (wrong,) = verify(replace(again, scores=[*evidence.scores, other]), model, BUDGET, AT_LEAST_ONCE)
+    assert "and again as" in wrong
+    (wrong,) = verify(replace(again, alerts=evidence.alerts[1:]), model, BUDGET, AT_LEAST_ONCE)
+    assert "1 lost" in wrong
 
 
 @pytest.mark.parametrize("what", SPOILED)

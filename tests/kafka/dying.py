@@ -1,7 +1,7 @@
 """The real worker as a program that kills itself before or after the n-th time it takes a step.
 
-`dying.py LOG CELL STEP WHEN NTH`: LOG is the path of an embedded log, or BOOTSTRAP/PREFIX/CLIENT; STEP is `poll`, `score` or
-`commit`, a method of the client's producer, or the beginning of an SQL statement, which can only be died before.
+`dying.py LOG CELL STEP WHEN NTH [GUARANTEE]`: LOG is the path of an embedded log, or BOOTSTRAP/PREFIX/CLIENT; STEP is `poll`,
+`score` or `commit`, a method of the client's producers, or the beginning of an SQL statement, which can only be died before.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from service.autoencoder import load
+from service.consume import AT_LEAST_ONCE, EXACTLY_ONCE
 from service.logs import Log
 from service.logs.client import find
 from service.logs.kafka import KafkaLog
 from service.logs.sqlite import SqliteLog
 from service.metrics import Metrics
 from service.scorer import Scorer
-from service.worker import Worker
+from service.worker import Send, Worker
 from tests.kafka.toy import names
 from tests.samples import shipped
 
@@ -52,22 +53,26 @@ def die_at(owner: Any, method: str, when: str, nth: int) -> None:
     setattr(owner, method, deadly)
 
 
-def worker_on(where: str, cell: str) -> tuple[Worker, Log]:
+def worker_on(where: str, cell: str, guarantee: str = EXACTLY_ONCE, commit_interval_ms: int = 0) -> tuple[Worker, Log]:
     """A worker that expires and refuses streams, on the log named `where`."""
     scorer = Scorer(load(shipped(cell)), 20, IDLE_HOURS, MAX_STREAMS)
     log: Log
+    send: Send | None = None
     if where.endswith(".sqlite"):
         log = SqliteLog(Path(where), scorer.layout, BATCH)
     else:
         bootstrap, prefix, client = where.split("/")
-        settings, streams = names(bootstrap, prefix, "one"), scorer.streams
-        log = KafkaLog(settings, streams.row_bytes, scorer.layout, streams.packed, client=client, max_records=BATCH)
-    return Worker(log, scorer, Metrics(), commit_ticks=1, publish_scores=True), log
+        settings, rows, at_once = names(bootstrap, prefix, "one"), scorer.streams, guarantee == AT_LEAST_ONCE
+        log = KafkaLog(
+            settings, rows.row_bytes, scorer.layout, rows.packed, client=client, max_records=BATCH, at_once=at_once
+        )
+        send = log.send if at_once else None
+    return Worker(log, scorer, Metrics(), commit_interval_ms=commit_interval_ms, publish_scores=True, send=send), log
 
 
-def main(where: str, cell: str, step: str, when: str, nth: str) -> None:
+def main(where: str, cell: str, step: str, when: str, nth: str, guarantee: str = EXACTLY_ONCE) -> None:
     """Work until death."""
-    worker, log = worker_on(where, cell)
+    worker, log = worker_on(where, cell, guarantee)
     if step == "score":
         die_at(Scorer, step, when, int(nth))
     elif step in ("poll", "commit"):

@@ -51,6 +51,6 @@ def test_a_transaction_with_a_record_that_was_refused_is_not_committed(settings:
 
 def commit_all(producer: Producer, identity: object) -> None:
     """The steps of a commit, behind the records."""
-    producer.flush(10)
     producer.add_offsets({0: 1}, identity)
+    producer.flush(10)
     producer.commit()

@@ -107,6 +107,7 @@ def test_rejected_rows_are_told_with_file_row_and_reason(tmp_path: Path) -> None
         (["compare", "--data", "t.jsonl", "-o", "out"], "no stream can be evaluated", 1),
         (["worker", "--password-file", "nowhere"], "--password-file nowhere", 1),
         (["worker", "--format", "xml"], "json, avro, protobuf or binary", 1),
+        (["worker", "--processing-guarantee", "none"], "known are exactly-once and at-least-once", 1),
         (["worker", "--format", "avro", "--schema", "nowhere"], "--schema nowhere", 1),
         (
             ["worker", "--schema-registry", "http://x", "--schema-registry-login-file", "nowhere"],

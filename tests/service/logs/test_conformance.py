@@ -264,6 +264,21 @@ def committed(place: Place) -> int:
     return sum(len(json.loads(value)["offset"]) for value in place.frames()) + len(place.letters())
 
 
+def test_a_commit_does_not_wait_for_ticks_that_do_not_come(place: Place) -> None:
+    values = encode(market(20))
+    worker, log = worker_on(place.where, "gru", commit_interval_ms=1000)
+    place.append(log, values[:10])
+    work(worker, 10)
+    place.append(log, values[10:])
+    while not worker.step(50):
+        pass
+    began = time.monotonic()
+    while worker.ticks < 20:
+        worker.step(60_000)
+    assert time.monotonic() - began < 30
+    log.close()
+
+
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_worker_that_restarts_has_the_bits_of_one_that_never_did(place: Place, cell: str) -> None:
     ticks = market(4000)
@@ -276,10 +291,15 @@ def test_a_worker_that_restarts_has_the_bits_of_one_that_never_did(place: Place,
         place.append(log, part)
         settled(place, worker, log, len(part))
     assert_as_expected(place, whole)
+    assert_state(place, cell, ticks)
+
+
+def assert_state(place: Place, cell: str, ticks: Ticks) -> None:
+    """The state that a new worker restores has the bits of one undisturbed process after all ticks."""
     reference = Scorer(load(shipped(cell)), 20, IDLE_HOURS, MAX_STREAMS)
     reference.score(ticks)
     (state,) = reference.streams.changed()
-    worker, log = worker_on(place.where, cell)
+    _, log = worker_on(place.where, cell)
     deadline = time.monotonic() + 30
     restored: list[PartitionState] = []
     while not restored:
