@@ -25,10 +25,11 @@ let listening = null;
 const go = parameters => { location.hash = new URLSearchParams(parameters); };
 const chooseAlert = alert => go({ partition: alert.partition, offset: alert.offset });
 const chooseStream = stream => go({ stream });
+const chooseIncident = it => it.ours === null ? go({ stream: it.stream, at: it.ts / 1e6 }) : chooseAlert(it);  // theirs has no offset here
 
 function route() {
   const chosen = new URLSearchParams(location.hash.slice(1));
-  if (chosen.has("stream")) detail.show({ stream: chosen.get("stream") });
+  if (chosen.has("stream")) detail.show({ stream: chosen.get("stream"), at: chosen.has("at") ? Number(chosen.get("at")) : undefined });
   else if (chosen.has("offset")) {
     const [partition, offset] = ["partition", "offset"].map(name => Number(chosen.get(name)));
     detail.show({ partition, offset, alert: feed.find(partition, offset) });
@@ -98,7 +99,7 @@ function hello(told) {
   heard = Date.now();
   at("forget").hidden = !secured;
   at("metrics").hidden = secured;  // it asks for another key
-  peer.watch(told.peer, chooseAlert);
+  peer.watch(told.peer, chooseIncident);
   anew = true;
   pulses = told.pulses;
   if (started !== null && started !== told.started) history.replaceState(null, "", location.pathname);  // its ticks are gone

@@ -20,6 +20,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from service.board import Board, Status
 from service.logs.sqlite import SqliteLog
 from service.metrics import Metrics
+from service.peer import Peer
 from service.station import Scoring, Station
 from service.ticks import encode
 from service.web import Pages
@@ -96,7 +97,7 @@ class Desk:
 
 @contextmanager
 def worker(folder: Path, model: str = "gru", peer: str | None = None) -> Iterator[Desk]:
-    scoring = Scoring(model, 20.0, 100, False, 168.0, 1_000_000, "127.0.0.1", 0, peer)
+    scoring = Scoring(model, 20.0, 100, False, 168.0, 1_000_000, "127.0.0.1", 0, Peer(peer) if peer else None)
     scorer = scoring.scorer()
     log = SqliteLog(folder / f"{model}.sqlite", scorer.layout)
     made = Desk(Station(scoring, scorer, log), log)
