@@ -38,7 +38,7 @@ TITLES = {
     "spike": "price move taken back, in usual moves",
     "momentum": "price from its recent mean, in usual moves",
     "volatility": "volatility, times its usual level",
-    "gap": "time since the last tick, microseconds",
+    "gap": "time since the last tick",
     "rate": "tick rate, times its usual level",
     "size": "size of the trade",
     "size_run": "trades of equal size in a row before this one",

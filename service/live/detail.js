@@ -2,7 +2,7 @@
 import { at, make, moment, ms, number, time } from "./dom.js";
 import { chart, framed } from "./charts.js";
 import * as peer from "./peer.js";
-import { UNITS, apart, dots, pair, step } from "./series.js";
+import { UNITS, apart, dots, pair, scored, spread, step } from "./series.js";
 import { ask } from "./wire.js";
 
 const ASK_MS = 1000;
@@ -132,10 +132,10 @@ function models() {
   return other ? [own, { of: ` of ${other.model}`, threshold: other.threshold, score: keyed(trace.time_ms).map(key => theirs.get(key) ?? null) }] : [own];
 }
 
-function scores({ of, threshold: over }, data) {
+function scores({ of, threshold: over }, data, bare) {
   return chart(framed(at("charts"), `score${of}: 4 is one tick in 10,000; dashed is the threshold`), 110, data,
-    [dots("score", "score", 3), step("threshold", "alarm", { width: 1, dash: [6, 4] }), dots("over it", "alarm", 7)],
-    { sync: "stream", marks, scales: { y: { range: (_, low, high) => [0, Math.max(high, over) * 1.1] } } });
+    scored("score", "over it", 7),
+    { sync: "stream", marks, bare, scales: { y: { range: (_, low, high) => [0, Math.max(high, over) * 1.1] } } });
 }
 
 function draw() {
@@ -149,12 +149,15 @@ function draw() {
   if (shape === drawn) { charts.forEach((it, i) => it.update(data[i])); return; }
   charts.forEach(it => it.remove());
   at("charts").replaceChildren();
-  const shared = { sync: "stream", marks };
   const frame = title => framed(at("charts"), title);
+  const shared = i => ({ sync: "stream", marks, bare: i < data.length - 1 });
   charts = [
-    chart(frame("price with bid and ask"), 190, data[0], [step("bid", "bid"), step("ask", "ask"), dots("price", "price", 4)], { ...shared, values: number }),
-    ...models().map((it, i) => scores(it, data[1 + i])),
-    ...trace.courses.map((course, i) => chart(frame(course.title), 110, data[data.length - trace.courses.length + i], pair(course), { ...shared, ...UNITS[course.feature] })),
+    chart(frame("price with bid and ask"), 190, data[0], [step("bid", "bid"), step("ask", "ask"), dots("price", "price", 4)], { ...shared(0), bands: spread }),
+    ...models().map((it, i) => scores(it, data[1 + i], shared(1 + i).bare)),
+    ...trace.courses.map((course, k) => {
+      const i = data.length - trace.courses.length + k;
+      return chart(frame(course.title), 110, data[i], pair(course), { ...shared(i), ...UNITS[course.feature] });
+    }),
   ];
   drawn = shape;
 }

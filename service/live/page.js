@@ -141,7 +141,7 @@ function counts(minute) {
   at("rejected").parentElement.hidden = status.rejected === null;
   if (!last || status.seconds - last.seconds >= 1) pulses = [...pulses, status].slice(-PULSES);
   const then = pulses.findLast(p => status.seconds - p.seconds >= 3) ?? pulses[0];
-  if (status.seconds > then.seconds) at("rate").textContent = whole((status.ticks - then.ticks) / (status.seconds - then.seconds));
+  if (status.seconds > then.seconds) at("rate").textContent = whole(Math.max(0, status.ticks - then.ticks) / (status.seconds - then.seconds));
   for (const name of ["streams", "rejected", "lag", "alerts"]) at(name).textContent = whole(status[name] ?? 0);
   at("ticks").textContent = status.ticks < 1e6 ? whole(status.ticks) : short.format(status.ticks);
   if (status.ticks) at("share").textContent = `${whole(status.alerts / status.ticks * 1e5)} in 100,000`;
@@ -154,7 +154,7 @@ function counts(minute) {
 function fit({ ticks, over }) {
   if (ticks < ENOUGH_TICKS) { at("fit").textContent = "too few ticks yet"; return; }
   at("over").textContent = `${(over * 100).toFixed(1)} %`;
-  at("fit").textContent = over > 0.06 ? "far above 1 %: is it the right model?" : over < 0.002 ? "far below 1 %: does the feed lack fields?" : "about 1 % is right";
+  at("fit").textContent = over > 0.06 ? "far above 1 %: is it the right model?" : over < 0.002 ? "far below 1 %: does the feed lack fields?" : "usual: 0.8 to 2.6 %";
 }
 
 function beat() {
@@ -164,8 +164,8 @@ function beat() {
   if (pulse) { pulse.update(data); return; }
   const zero = { range: (_, low, high) => [0, Math.max(high, 1) * 1.1] };
   const line = (label, ink, scale) => () => ({ label, stroke: colour(ink), scale, fill: scale === "y" ? colour("band") : undefined });
-  pulse = chart(at("pulse"), 74, data, [line("ticks a second", "bid", "y"), line("lag", "alarm", "lag")],
-    { legend: false, scales: { y: zero, lag: zero }, values: v => short.format(v) });
+  pulse = chart({ place: at("pulse") }, 74, data, [line("ticks a second", "bid", "y"), line("lag", "alarm", "lag")],
+    { scales: { y: zero, lag: zero }, values: v => short.format(v) });
 }
 
 // ---- the model
