@@ -31,6 +31,7 @@ CUTS_OF_CHUNK = 20  # the rest of a flood of alerts is told, but can't be looked
 NEAR_MS = 1_000.0  # of event time: a tick that lies further away is another one
 HEAT_SECONDS = 60.0
 MOST_COURSES = 3
+LEAST_USUAL = 0.1  # deviation of a feature: one that hardly moves is not missed by much
 
 TITLES = {
     "return": "price move of one tick, in usual moves",
@@ -102,7 +103,7 @@ class Cut:
 
     def trace(self, features: Sequence[str] = ()) -> Trace:
         """The columns, with the courses of some features; without any, of those that the reconstruction misses most."""
-        usual = np.nan_to_num(self.observed).std(axis=0) + 1e-6
+        usual = np.nan_to_num(self.observed).std(axis=0) + LEAST_USUAL
         worst = np.nan_to_num(np.abs(self.observed - self.expected) / usual).max(axis=0, initial=0.0)
         chosen = [FEATURES.index(f) for f in features] or np.argsort(-worst, kind="stable")[:MOST_COURSES].tolist()
         n = self.numbers

@@ -2,7 +2,7 @@
 import { at, make, moment, ms, number, time } from "./dom.js";
 import { chart, framed } from "./charts.js";
 import * as peer from "./peer.js";
-import { UNITS, apart, dots, pair, scored, spread, step } from "./series.js";
+import { apart, dots, pair, scored, spread, step, units } from "./series.js";
 import { ask } from "./wire.js";
 
 const ASK_MS = 1000;
@@ -156,7 +156,7 @@ function draw() {
     ...models().map((it, i) => scores(it, data[1 + i], shared(1 + i).bare)),
     ...trace.courses.map((course, k) => {
       const i = data.length - trace.courses.length + k;
-      return chart(frame(course.title), 110, data[i], pair(course), { ...shared(i), ...UNITS[course.feature] });
+      return chart(frame(course.title), 110, data[i], pair(course), { ...shared(i), ...units(course.feature) });
     }),
   ];
   drawn = shape;

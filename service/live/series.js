@@ -14,10 +14,20 @@ export const scored = (label, beyond, size) => [dots(label, "score", 3, tenths),
 export const spread = () => [{ series: [2, 1], fill: colour("band") }];
 
 const SPANS = [0, 1e3, 1e6, 6e7, 3.6e9];  // from nothing to hours: a scale that is logarithmic away from 0
-export const UNITS = { gap: { values: span, scales: { y: { distr: 4 } }, splits: (_, __, low, high) => SPANS.filter(v => v >= low && v <= high) } };
+const UNITS = {
+  gap: { values: span, scales: { y: { distr: 4 } }, splits: (_, __, low, high) => SPANS.filter(v => v >= low && v <= high) },
+  size: {},
+};
+const LEAST = 1;  // usual move, spread, tick or level that an axis spans: what is less is noise, and should look like it
+const spans = { scales: { y: { range: (_, low, high) => {
+  const more = Math.max(0, LEAST - (high - low)) / 2;
+  return uPlot.rangeNum(low - more, high + more, .1, true);
+} } } };
+/** How the axis of a feature tells its values. */
+export const units = feature => UNITS[feature] ?? spans;
 const rough = value => value.toLocaleString("en", { maximumSignificantDigits: 3 });
 export const pair = ({ feature }) => {
-  const text = UNITS[feature]?.values ?? rough;
+  const text = units(feature).values ?? rough;
   return [step("observed", "price", text), step("expected", "expected", text, { dash: [5, 3] })];
 };
 

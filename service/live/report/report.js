@@ -1,7 +1,7 @@
 // A report: what the file holds as tables and pictures. Text enters it through textContent alone.
 import { at, make, moment, number } from "./dom.js";
 import { chart, framed } from "./charts.js";
-import { UNITS, apart, dots, pair, scored, spread, step } from "./series.js";
+import { apart, dots, pair, scored, spread, step, units } from "./series.js";
 
 const sheet = JSON.parse(at("data").textContent);
 const whole = new Intl.NumberFormat("en");
@@ -88,7 +88,7 @@ function pictures(trace, marked) {
       : chart(place("price"), 190, [x, trace.price], [dots("price", "price", 4)], shared),
     chart(place("score: 4 is one tick in 10,000; dashed is the threshold"), 110, [x, trace.score, x.map(() => sheet.threshold), over],
       scored("score", "over it", 7), { ...shared, scales, bare: last >= 0 }),
-    ...trace.courses.map((it, i) => chart(place(it.title), 110, [x, it.observed, it.expected], pair(it), { ...shared, bare: i < last, ...UNITS[it.feature], scales: { ...shared.scales, ...UNITS[it.feature]?.scales } })),
+    ...trace.courses.map((it, i) => chart(place(it.title), 110, [x, it.observed, it.expected], pair(it), { ...shared, bare: i < last, ...units(it.feature), scales: { ...shared.scales, ...units(it.feature).scales } })),
   ];
 }
 
