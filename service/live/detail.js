@@ -2,7 +2,7 @@
 import { at, make, moment, ms, number, time } from "./dom.js";
 import { chart, framed } from "./charts.js";
 import * as peer from "./peer.js";
-import { apart, dots, pair, scored, spread, step, units } from "./series.js";
+import { apart, dots, pair, priced, scored, spread, step, units } from "./series.js";
 import { ask } from "./wire.js";
 
 const ASK_MS = 1000;
@@ -150,9 +150,10 @@ function draw() {
   charts.forEach(it => it.remove());
   at("charts").replaceChildren();
   const frame = title => framed(at("charts"), title);
+  const price = priced(trace);
   const shared = i => ({ sync: "stream", marks, bare: i < data.length - 1 });
   charts = [
-    chart(frame("price with bid and ask"), 190, data[0], [step("bid", "bid"), step("ask", "ask"), dots("price", "price", 4)], { ...shared(0), bands: spread }),
+    chart(frame("price with bid and ask"), 190, data[0], [step("bid", "bid", price), step("ask", "ask", price), dots("price", "price", 4, price)], { ...shared(0), bands: spread }),
     ...models().map((it, i) => scores(it, data[1 + i], shared(1 + i).bare)),
     ...trace.courses.map((course, k) => {
       const i = data.length - trace.courses.length + k;
@@ -165,9 +166,10 @@ function draw() {
 function table() {
   const centre = live() ? trace.offset.length : Math.max(0, place()) + ROWS / 2;
   const end = Math.min(trace.offset.length, centre);
+  const price = priced(trace);
   at("rows").replaceChildren(...Array.from({ length: Math.min(end, ROWS) }, (_, k) => end - 1 - k).map(i => {
     const line = make("tr", trace.score[i] >= threshold ? "over" : "");
-    const cells = [time(trace.time_ms[i]), ...["price", "bid", "ask", "size"].map(c => number(trace[c][i])), trace.score[i].toFixed(2)];
+    const cells = [time(trace.time_ms[i]), ...["price", "bid", "ask"].map(c => price(trace[c][i])), number(trace.size[i]), trace.score[i].toFixed(2)];
     line.append(...cells.map(text => make("td", "", text)));
     return line;
   }));

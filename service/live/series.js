@@ -2,6 +2,13 @@
 import { number, span } from "./dom.js";
 import { colour } from "./charts.js";
 
+/** How to tell prices of a trace: all with as many decimals as the finest has, so that they stand below each other. */
+export function priced({ price, bid, ask }) {
+  const finest = Math.max(...[price, bid, ask].map(column => Math.max(...column.map(v => v === null ? 0 : String(v).split(".")[1]?.length ?? 0))));
+  const digits = Math.min(finest, 8);
+  return value => value === null ? "–" : value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+}
+
 const told = (text = number) => (_, v) => v === null ? "–" : text(v);
 export const step = (label, ink, text, more = {}) => () => ({ label, stroke: colour(ink), paths: uPlot.paths.stepped({ align: 1 }), value: told(text), ...more });
 export const dots = (label, ink, size, text) => () => ({ label, stroke: colour(ink), width: 0, paths: () => null, points: { show: true, size, fill: colour(ink), stroke: colour(ink) }, value: told(text) });
