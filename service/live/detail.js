@@ -21,16 +21,19 @@ export const shows = () => chosen;
 
 const live = () => chosen.stream !== undefined && chosen.at === undefined;
 
-/** Shows `{ stream }`, a stream at a time in milliseconds as `{ stream, at }`, or `{ alert, partition, offset }` where the alert may be unknown. */
-export function show(what) {
+/**
+ * Shows `{ stream }`, a stream at a time in milliseconds as `{ stream, at }`, or `{ alert, partition, offset }` where the alert
+ * may be unknown. Unless somebody `asked` for it, focus and page stay where they are.
+ */
+export function show(what, asked = true) {
   chosen = what;
   clear();
   const name = what.stream ?? what.alert?.stream ?? `offset ${what.offset}`;
   at("detail-title").textContent = name;
-  at("detail-title").focus({ preventScroll: true });
   say(`Loading ${name} …`);
-  at("detail").setAttribute("aria-busy", "true");
-  at("detail").scrollIntoView({ block: matchMedia("(max-width: 62rem)").matches ? "start" : "nearest" });
+  if (asked) at("detail-title").focus({ preventScroll: true });
+  if (asked) at("detail").setAttribute("aria-busy", "true");
+  if (asked) at("detail").scrollIntoView({ block: matchMedia("(max-width: 62rem)").matches ? "start" : "nearest" });
   reasons(what.alert);
   load();
 }
@@ -78,7 +81,7 @@ async function load() {
       theirs = new Map(also && keyed(also.time_ms).map((key, i) => [key, also.score[i]]));
       draw();
     } else if (!trace) say(live() ? "No tick of this stream is kept in memory; waiting for its next one." : "The ticks around this alert are no longer kept in memory.");
-    again = live() || peer.awaited() || (found && after() < ENOUGH_AFTER);
+    again = live() || peer.awaited() || (found && (after() < ENOUGH_AFTER || (peer.other() && theirs.size < trace.offset.length)));
   } catch (error) {
     if (chosen === asked) say(`This did not load (${error.message}); trying again.`);
   } finally {

@@ -23,7 +23,8 @@ let listening = null;
 
 // ---- what is shown stands in the address, so that it can be shared and the Back key works
 const go = parameters => { location.hash = new URLSearchParams(parameters); };
-const chooseAlert = alert => go({ partition: alert.partition, offset: alert.offset });
+const place = ({ partition, offset }) => ({ partition, offset });
+const chooseAlert = alert => go(place(alert));
 const chooseStream = stream => go({ stream });
 const chooseIncident = it => it.ours === null ? go({ stream: it.stream, at: it.ts / 1e6 }) : chooseAlert(it);  // theirs has no offset here
 
@@ -33,7 +34,8 @@ function route() {
   else if (chosen.has("offset")) {
     const [partition, offset] = ["partition", "offset"].map(name => Number(chosen.get(name)));
     detail.show({ partition, offset, alert: feed.find(partition, offset) });
-  } else detail.forget();
+  } else if (feed.latest()) detail.show({ ...place(feed.latest()), alert: feed.latest() }, false);
+  else detail.forget();
   feed.current(detail.shows()?.alert);
 }
 
@@ -108,8 +110,8 @@ function hello(told) {
 
 function alerts(told) {
   feed.add(told, anew);
-  if (anew) route();
-  else if (document.hidden) unseen += told.length;
+  if (anew || !detail.shows()) route();
+  if (!anew && document.hidden) unseen += told.length;
   anew = false;
   document.title = unseen ? `(${unseen}) tickwatch` : "tickwatch";
 }
@@ -154,7 +156,7 @@ function counts(minute) {
 function fit({ ticks, over }) {
   if (ticks < ENOUGH_TICKS) { at("fit").textContent = "too few ticks yet"; return; }
   at("over").textContent = `${(over * 100).toFixed(1)} %`;
-  at("fit").textContent = over > 0.06 ? "far above 1 %: is it the right model?" : over < 0.002 ? "far below 1 %: does the feed lack fields?" : "usual: 0.8 to 2.6 %";
+  at("fit").textContent = over > 0.06 ? "far above 1 %: is it the right model?" : over < 0.002 ? "far below 1 %: does the feed lack fields?" : "usual: 0.8–2.6 %";
 }
 
 function beat() {

@@ -2,10 +2,11 @@
 import { number, span } from "./dom.js";
 import { colour } from "./charts.js";
 
+const decimals = value => value === null ? 0 : String(+value.toPrecision(9)).split(".")[1]?.length ?? 0;
+
 /** How to tell prices of a trace: all with as many decimals as the finest has, so that they stand below each other. */
 export function priced({ price, bid, ask }) {
-  const finest = Math.max(...[price, bid, ask].map(column => Math.max(...column.map(v => v === null ? 0 : String(v).split(".")[1]?.length ?? 0))));
-  const digits = Math.min(finest, 8);
+  const digits = Math.min(8, Math.max(...[price, bid, ask].flat().map(decimals)));
   return value => value === null ? "–" : value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
 }
 

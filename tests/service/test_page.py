@@ -207,7 +207,9 @@ def test_new_alerts_arrive_by_themselves_and_wait_while_somebody_reads(desk: Des
 def test_everything_can_be_reached_with_the_keyboard(desk: Desk, open_page: Open) -> None:
     desk.score(0, 9_000)
     page = open_page(desk.url)
-    expect(page.locator("#cells button").nth(1)).to_be_visible()
+    expect(page.locator("#about")).to_contain_text("ticks before")  # of the latest incident, before anybody chooses
+    expect(page.locator("#list button").first).to_have_attribute("aria-current", "true")
+    expect(page.locator("#detail-title")).not_to_be_focused()
     page.locator("#list button").first.focus()
     page.keyboard.press("Enter")
     expect(page.locator("#detail-title")).to_be_focused()
