@@ -82,8 +82,10 @@ def test_a_time_finds_the_same_ticks_as_an_offset_for_as_long_as_they_are_kept(s
         assert found is not None
         assert found.trace() == first.trace()
         assert (history.near(MARKET.stream[0], ms[0]) is None) == (passed == 2)
-        later = {"offset": MARKET.offset + 90_000 * (passed + 1), "ts": MARKET.ts + 10**15 * (passed + 1)}
-        history.add(replace(scored, ticks=replace(MARKET, **later)))
+        n = passed + 1
+        history.add(
+            replace(scored, ticks=replace(MARKET, offset=MARKET.offset + 90_000 * n, ts=MARKET.ts + 10**15 * n))
+        )
     for stream, when in (("nobody", ms[JUMP]), (MARKET.stream[JUMP], ms[JUMP] - 1e6), (MARKET.stream[JUMP], np.nan)):
         assert history.near(stream, when) is None
 
