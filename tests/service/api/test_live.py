@@ -1,4 +1,4 @@
-"""What the live page is told by the server: to each key its own streams, and only what is durable."""
+"""What the live page is told by the server: to each key its own streams; of kept ones only what is durable."""
 
 from __future__ import annotations
 
