@@ -8,6 +8,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable
+from typing import NamedTuple
 
 import msgspec
 
@@ -32,6 +33,13 @@ class Status(msgspec.Struct, frozen=True):
     lag: int = 0
     seconds: float = 0.0
     version: str = __version__
+
+
+class Told(NamedTuple):
+    """How many alerts a page was told of: those that are durable, and those of ticks whose state came with them."""
+
+    kept: int = 0
+    passing: int = 0
 
 
 class Pulse(msgspec.Struct, frozen=True):
@@ -106,11 +114,16 @@ class Board:
             with self._lock:
                 self._pulses.append(Pulse(status.seconds, status.ticks, status.alerts, status.lag))
 
-    def alerts(self, after: int, most: int) -> tuple[int, list[Alert]]:
-        """How many alerts there were so far, and of those beyond the first `after` the newest ones, newest first."""
+    @property
+    def prefix(self) -> str:
+        """Of the streams that are shown: all."""
+        return ""
+
+    def alerts(self, after: Told, most: int) -> tuple[Told, list[Alert]]:
+        """How many alerts there were so far, and of those beyond `after` the newest ones, newest first."""
         with self._lock:
-            new = min(self._told - after, most, len(self._alerts))
-            return self._told, [self._alerts[-1 - i] for i in range(new)]
+            new = min(self._told - after.kept, most, len(self._alerts))
+            return Told(self._told), [self._alerts[-1 - i] for i in range(new)]
 
     def report(self, hottest: int) -> Report:
         """How things stand now, with so many of the hottest streams."""
@@ -120,6 +133,10 @@ class Board:
     def last(self, stream: str) -> Cut | None:
         """The stream's last ticks; None if none is kept."""
         return self.history.last(stream)
+
+    def near(self, stream: str, ms: float) -> Cut | None:
+        """The stream's tick at a time with those before and after; None if it is no longer kept."""
+        return self.history.near(stream, ms)
 
     def around(self, partition: int, offset: int) -> Cut | None:
         """The tick at an offset with those before and after; None if it is no longer kept."""

@@ -21,6 +21,7 @@ from service.stop import Stop
 if TYPE_CHECKING:
     from service.connection import KafkaSettings
     from service.logs import DeadLetter
+    from service.peer import Peer
     from service.tracing import Tracing
 
 app = typer.Typer(
@@ -91,6 +92,7 @@ def run(
     host: settings.Host = "127.0.0.1",
     port: settings.Port = None,
     compare: settings.Compare = None,
+    compare_key_file: settings.CompareKeyFile = None,
     seed: settings.Seed = 1,
 ) -> None:
     """Watch a simulated market, or real ticks from files, on the embedded log. Needs nothing else."""
@@ -98,8 +100,9 @@ def run(
         from service.run import Options, run  # noqa: PLC0415
         from service.station import Scoring  # noqa: PLC0415
 
+        peer = _peer(compare, compare_key_file)
         shared = Scoring(
-            model, alert_budget, commit_interval_ms, scores, stream_idle_hours, max_streams, host, port, compare
+            model, alert_budget, commit_interval_ms, scores, stream_idle_hours, max_streams, host, port, peer
         )
         run(Options(shared, ticks, duration, speed, resume, data_dir, seed), console, stop)
 
@@ -182,6 +185,7 @@ def worker(
     host: settings.Host = "127.0.0.1",
     port: settings.Port = None,
     compare: settings.Compare = None,
+    compare_key_file: settings.CompareKeyFile = None,
 ) -> None:
     """Score ticks from a Kafka topic: alerts, state and offsets in one transaction, or alerts ahead of it."""
     with Stop() as stop:
@@ -194,8 +198,9 @@ def worker(
         connection = reach(kafka)
         login = _secret("--schema-registry-login-file", schema_registry_login_file)
         masked.hide(connection.password, login, login.partition(":")[2])
+        peer = _peer(compare, compare_key_file)
         shared = Scoring(
-            model, alert_budget, commit_interval_ms, scores, stream_idle_hours, max_streams, host, port, compare
+            model, alert_budget, commit_interval_ms, scores, stream_idle_hours, max_streams, host, port, peer
         )
         registry = None
         if schema_registry is not None:
@@ -226,6 +231,8 @@ def serve(
     max_body_bytes: settings.MaxBodyBytes = 8 * 2**20,
     max_request_ticks: settings.MaxRequestTicks = 10_000,
     streams_per_key: settings.StreamsPerKey = 100_000,
+    compare: settings.Compare = None,
+    compare_key_file: settings.CompareKeyFile = None,
     otlp_endpoint: settings.OtlpEndpoint = None,
     log_format: settings.LogFormat = "human",
 ) -> None:
@@ -238,7 +245,7 @@ def serve(
     limits = Limits(max_body_bytes, max_request_ticks, deadline_ms, streams_per_key)
     options = Options(
         *(model, alert_budget, data_dir, fresh, host, port, keys_file, state_key_file, tls_cert_file, tls_key_file),
-        *(linger_ms, queue_ticks, limits),
+        *(linger_ms, queue_ticks, limits, _peer(compare, compare_key_file)),
     )
     serve_http(options, _tracing(otlp_endpoint))
 
@@ -328,6 +335,13 @@ def reach(kafka: settings.Kafka) -> KafkaSettings:
         username=kafka.username,
         password=password,
     )
+
+
+def _peer(url: str | None, key_file: Path | None) -> Peer | None:
+    """The page to compare with, if one is named."""
+    from service.peer import Peer  # noqa: PLC0415
+
+    return None if url is None else Peer(url, _secret("--compare-key-file", key_file))
 
 
 def _tracing(endpoint: str | None) -> Tracing | None:

@@ -28,8 +28,10 @@ AROUND = 200  # ticks on either side of an alert
 VIEW = 400  # last ticks of a stream
 CUTS = 200  # alerts whose surroundings outlast the ring: 15 MB
 CUTS_OF_CHUNK = 20  # the rest of a flood of alerts is told, but can't be looked at for long
+NEAR_MS = 1_000.0  # of event time: a tick that lies further away is another one
 HEAT_SECONDS = 60.0
 MOST_COURSES = 3
+LEAST_USUAL = 0.1  # deviation of a feature: one that hardly moves is not missed by much
 
 TITLES = {
     "return": "price move of one tick, in usual moves",
@@ -37,7 +39,7 @@ TITLES = {
     "spike": "price move taken back, in usual moves",
     "momentum": "price from its recent mean, in usual moves",
     "volatility": "volatility, times its usual level",
-    "gap": "time since the last tick, microseconds",
+    "gap": "time since the last tick",
     "rate": "tick rate, times its usual level",
     "size": "size of the trade",
     "size_run": "trades of equal size in a row before this one",
@@ -101,7 +103,7 @@ class Cut:
 
     def trace(self, features: Sequence[str] = ()) -> Trace:
         """The columns, with the courses of some features; without any, of those that the reconstruction misses most."""
-        usual = np.nan_to_num(self.observed).std(axis=0) + 1e-6
+        usual = np.nan_to_num(self.observed).std(axis=0) + LEAST_USUAL
         worst = np.nan_to_num(np.abs(self.observed - self.expected) / usual).max(axis=0, initial=0.0)
         chosen = [FEATURES.index(f) for f in features] or np.argsort(-worst, kind="stable")[:MOST_COURSES].tolist()
         n = self.numbers
@@ -132,7 +134,7 @@ def _numbers(values: NDArray[np.float64]) -> Numbers:
 
 
 class History:
-    """A ring of scored ticks; one thread adds, any thread asks."""
+    """A ring of scored ticks; any thread adds and asks."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -203,11 +205,27 @@ class History:
         return self._cut(stream, places[max(0, i - AROUND) : i + AROUND + 1])
 
     def last(self, stream: str) -> Cut | None:
-        """The stream's last ticks, at most 400; None if none is kept."""
+        """The stream's last ticks, at most 400, of those that the newest one continues; None if none is kept."""
         with self._lock:
-            found = [i for i, name in enumerate(self._names[: self._end]) if name == stream]
-            places = self._in_order(np.array(found, np.intp))
-            return self._cut(stream, places[-VIEW:]) if len(places) else None
+            places = self._named(stream)
+            if not len(places):
+                return None
+            rows = self._columns["row"][places]
+            return self._cut(stream, places[rows == rows[-1]][-VIEW:])
+
+    def near(self, stream: str, ms: float) -> Cut | None:
+        """The stream's tick at a time in milliseconds since 1970, with those around it; None if none is kept within a second."""
+        with self._lock:
+            places = self._named(stream)
+            apart = np.abs(self._columns["ts"][places] / 1e6 - ms)
+            if apart.min(initial=np.inf) <= NEAR_MS:
+                return self._around(int(places[apart.argmin()]))
+            cuts = [cut for cut in self._cuts.values() if cut.stream == stream]
+            return next((cut for cut in cuts if np.abs(cut.numbers["ts"] - ms).min() <= NEAR_MS), None)
+
+    def _named(self, stream: str) -> NDArray[np.intp]:
+        found = [i for i, name in enumerate(self._names[: self._end]) if name == stream]
+        return self._in_order(np.array(found, np.intp))
 
     def _in_order(self, places: NDArray[np.intp]) -> NDArray[np.intp]:
         """Rising places of the ring, the oldest first."""
@@ -223,14 +241,21 @@ class History:
 
     def heat(self, most: int, prefix: str = "") -> Heat:
         """The hottest of the streams whose names begin with `prefix`, at most once a second anew."""
-        now = self._clock()
-        if now - self._warm_at >= 1.0:
-            self._warm_at, self._warm = now, self._warmth(now - HEAT_SECONDS)
-        warm = {name: it for name, it in self._warm.items() if name.startswith(prefix)}
+        warm = {name: it for name, it in self._recent().items() if name.startswith(prefix)}
         hottest = sorted(sorted(warm, key=lambda name: -warm[name].best)[:most])
         ticks, over = sum(it.ticks for it in warm.values()), sum(it.over for it in warm.values())
         best = [round(warm[name].best, 2) for name in hottest]
         return Heat(hottest, best, len(warm), ticks, over / ticks if ticks else 0.0)
+
+    def active(self, prefix: str) -> set[str]:
+        """The streams whose names begin with `prefix` that had a tick in the last minute, as far as the ring goes."""
+        return {name for name in self._recent() if name.startswith(prefix)}
+
+    def _recent(self) -> dict[str, _Warmth]:
+        now = self._clock()
+        if now - self._warm_at >= 1.0:
+            self._warm_at, self._warm = now, self._warmth(now - HEAT_SECONDS)
+        return self._warm
 
     def _warmth(self, since: float) -> dict[str, _Warmth]:
         with self._lock:

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from service.alerts import Alert
-from service.board import ALERTS, Pulse, Report
+from service.board import ALERTS, Pulse, Report, Told
 from service.errors import TickwatchError
 from service.features import FEATURES
 from service.history import Cut, Trace
@@ -45,11 +45,14 @@ class View(Protocol):
     def started(self) -> str: ...
     @property
     def card(self) -> bytes: ...
+    @property
+    def prefix(self) -> str: ...
     def report(self, hottest: int) -> Report: ...
     def pulses(self) -> list[Pulse]: ...
-    def alerts(self, after: int, most: int) -> tuple[int, list[Alert]]: ...
+    def alerts(self, after: Told, most: int) -> tuple[Told, list[Alert]]: ...
     def names(self) -> list[str]: ...
     def last(self, stream: str) -> Cut | None: ...
+    def near(self, stream: str, ms: float) -> Cut | None: ...
     def around(self, partition: int, offset: int) -> Cut | None: ...
 
 
@@ -57,7 +60,7 @@ class Page:
     """The page at `/` and all it asks for, relative to it, as `routes`.
 
     `view` gives what a request may see, or raises what is answered instead; where it is `secured` the page asks for an API
-    key. `leaving` ends the streams of events. `peer` is a worker to compare this one with.
+    key. `leaving` ends the streams of events. `peer` is the page of another model on the same ticks.
     """
 
     def __init__(
@@ -90,7 +93,8 @@ class Page:
         if peer is not None:
             self.routes += [
                 Route("/peer.json", self._compare),
-                Route("/peer/{path}", self._peer_trace),
+                Route("/peer/stream.json", self._peer_stream),
+                Route("/peer/alert.json", self._peer_alert),
             ]
 
     async def _file(self, request: Request) -> Response:
@@ -102,7 +106,8 @@ class Page:
 
     def _status(self, request: Request) -> Response:
         view = self._view(request)
-        return _json({"status": view.report(MOST_HOT).status, "alerts": view.alerts(0, ALERTS)[1]})
+        alerts = view.alerts(Told(), ALERTS)[1]
+        return _json({"status": view.report(MOST_HOT).status, "alerts": alerts, "prefix": view.prefix})
 
     def _model(self, request: Request) -> Response:
         return _json(msgspec.Raw(self._view(request).card))
@@ -114,24 +119,36 @@ class Page:
         return _json(found[:MOST_FOUND])
 
     def _stream(self, request: Request) -> Response:
-        return _trace(request, self._view(request).last(request.query_params.get("name", "")))
+        view = self._view(request)
+        name, ms = _named(request)
+        return _trace(request, view.last(name) if ms is None else view.near(name, ms))
 
     def _alert(self, request: Request) -> Response:
         view = self._view(request)
-        try:
-            partition, offset = (int(request.query_params[name]) for name in ("partition", "offset"))
-        except (KeyError, ValueError):
+        place = _place(request)
+        if place is None:
             return _problem(422, "give the alert's partition and offset as whole numbers")
-        return _trace(request, view.around(partition, offset))
+        return _trace(request, view.around(*place))
 
     def _compare(self, request: Request) -> Response:
-        return self._asked(lambda peer: peer.compare(self._view(request).alerts(0, ALERTS)[1]))
+        view = self._view(request)
+        return self._asked(lambda peer: peer.compare(view.alerts(Told(), ALERTS)[1], view.prefix))
 
-    def _peer_trace(self, request: Request) -> Response:
-        path = request.path_params["path"]
-        if path not in ("stream.json", "alert.json"):
-            return _problem(404, "there is no such file")
-        return self._asked(lambda peer: peer.trace(path, dict(request.query_params)))
+    def _peer_stream(self, request: Request) -> Response:
+        view = self._view(request)
+        name, ms = _named(request)
+        if not name.startswith(view.prefix):
+            return _json(None)
+        return self._asked(lambda peer: peer.last(name) if ms is None else peer.near(name, ms))
+
+    def _peer_alert(self, request: Request) -> Response:
+        """The other's ticks around an alert of ours, which only its stream and time tell both."""
+        place = _place(request)
+        cut = None if place is None else self._view(request).around(*place)
+        if place is None or cut is None:
+            return _json(None)
+        ms = float(cut.numbers["ts"][cut.offset == place[1]][0])
+        return self._asked(lambda peer: peer.near(cut.stream, ms))
 
     def _asked(self, question: Callable[[Peer], Comparison | Trace | None]) -> Response:
         try:
@@ -151,7 +168,7 @@ class Page:
         try:
             hello = {"started": view.started, "pulses": view.pulses(), "peer": self._peer is not None}
             yield _event("hello", hello)
-            told, look = 0, 0
+            told, look = Told(), 0
             while not self._leaving() and self._may(request, view):
                 told, alerts = await run_in_threadpool(view.alerts, told, MOST_ALERTS)
                 if alerts or look == 0:
@@ -180,6 +197,23 @@ def _json(data: object) -> Response:
 
 def _problem(code: int, detail: str) -> Response:
     return JSONResponse({"detail": detail}, code, HEADERS)
+
+
+def _named(request: Request) -> tuple[str, float | None]:
+    """The stream that is asked for, and the time if one is, in milliseconds since 1970."""
+    try:
+        ms = float(request.query_params["at"])
+    except (KeyError, ValueError):
+        ms = None
+    return request.query_params.get("name", ""), ms
+
+
+def _place(request: Request) -> tuple[int, int] | None:
+    """Partition and offset, if they are given."""
+    try:
+        return int(request.query_params["partition"]), int(request.query_params["offset"])
+    except (KeyError, ValueError):
+        return None
 
 
 def _trace(request: Request, cut: Cut | None) -> Response:

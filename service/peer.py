@@ -1,13 +1,19 @@
-"""Another worker with another model on the same ticks: what it says of them, and how far the two agree."""
+"""The page of another model on the same ticks: what it says of them, and how far the two agree.
+
+The address is the one that `--compare` names, and the key that goes there is that of `--compare-key-file`: neither comes from a
+request, and no key of a request is handed on. What is asked for is narrowed to what the one who asks may see.
+"""
 
 from __future__ import annotations
 
+import threading
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections import defaultdict
 from collections.abc import Sequence
 from http.client import HTTPException
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -18,6 +24,7 @@ from service.history import Trace
 
 SECONDS = 2.0  # that an answer may take
 MOST_BYTES = 4 * 2**20
+AT_ONCE = 4  # questions: a peer that does not answer must not take all threads of the pages
 APART_NS = 1_000_000_000  # of event time: incidents of one stream that lie this close are the same
 MOST_INCIDENTS = 40
 
@@ -46,6 +53,7 @@ class Comparison(msgspec.Struct, frozen=True):
 class _Told(msgspec.Struct):
     status: Status
     alerts: list[Alert]
+    prefix: str
 
 
 _told = msgspec.json.Decoder(_Told)
@@ -61,32 +69,59 @@ class _Span(msgspec.Struct):
     peak: Alert
 
 
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect: it would take the key along to wherever it leads."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
 class Peer:
-    """The live page of another worker at `url`. Every question raises TickwatchError where it does not answer as one."""
+    """The live page at `url`, asked with an API key if it wants one.
 
-    def __init__(self, url: str) -> None:
+    Every question raises TickwatchError where it does not answer as one, or where too many wait for an answer.
+    """
+
+    def __init__(self, url: str, key: str = "") -> None:
         if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
-            raise TickwatchError(
-                f"--compare {url}: give the address of another worker's page, as http://127.0.0.1:9465"
-            )
+            raise TickwatchError(f"--compare {url}: give the address of another page, as http://127.0.0.1:9465")
+        if not all("!" <= c <= "~" for c in key):
+            raise TickwatchError("--compare-key-file: it must hold one API key and nothing else")
         self._url = url.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._opener = urllib.request.build_opener(_Stay)
+        self._turns = threading.BoundedSemaphore(AT_ONCE)
 
-    def compare(self, ours: Sequence[Alert]) -> Comparison:
-        """Hold its alerts against ours."""
-        told = self._ask("status.json", {}, _told)
-        return compared(told.status, ours, told.alerts)
+    def compare(self, ours: Sequence[Alert], prefix: str) -> Comparison:
+        """Hold its alerts on streams with a prefix against ours."""
+        told = self._ask("status.json", {"prefix": prefix}, _told)
+        if not told.prefix.startswith(prefix):
+            raise TickwatchError("the page to compare with shows all streams or none: it knows no keys with a prefix")
+        return compared(told.status, ours, [alert for alert in told.alerts if alert.stream.startswith(prefix)])
 
-    def trace(self, path: str, parameters: dict[str, str]) -> Trace | None:
-        """The ticks that its `stream.json` or `alert.json` gives; None where it keeps none."""
-        return self._ask(path, parameters, _trace)
+    def last(self, stream: str) -> Trace | None:
+        """The stream's last ticks; None where it keeps none."""
+        return self._ask("stream.json", {"name": stream}, _trace)
+
+    def near(self, stream: str, ms: float) -> Trace | None:
+        """The stream's ticks around a time in milliseconds since 1970, by which both know a tick; None where it keeps none."""
+        return self._ask("stream.json", {"name": stream, "at": repr(ms)}, _trace)
 
     def _ask(self, path: str, parameters: dict[str, str], decoder: msgspec.json.Decoder[T]) -> T:
         address = f"{self._url}/{path}?{urllib.parse.urlencode(parameters)}"
+        request = urllib.request.Request(address, headers=self._headers)  # noqa: S310  (http alone, as checked above)
+        if not self._turns.acquire(blocking=False):
+            raise TickwatchError("too many wait for the page to compare with")
         try:
-            with urllib.request.urlopen(address, timeout=SECONDS) as answer:  # noqa: S310  (http alone, as checked above)
+            with self._opener.open(request, timeout=SECONDS) as answer:
                 return decoder.decode(answer.read(MOST_BYTES))
+        except urllib.error.HTTPError as error:
+            with error:
+                raise TickwatchError(f"the page to compare with refuses ({error.code} {error.reason})") from error
         except (OSError, HTTPException, msgspec.MsgspecError) as error:
-            raise TickwatchError(f"the worker to compare with does not answer ({error})") from error
+            raise TickwatchError(f"the page to compare with does not answer ({error})") from error
+        finally:
+            self._turns.release()
 
 
 def compared(status: Status, ours: Sequence[Alert], theirs: Sequence[Alert]) -> Comparison:

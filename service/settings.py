@@ -99,7 +99,11 @@ Fresh = Annotated[
 Host = Annotated[str, _option("--host", "Address that the pages and /metrics listen on.")]
 Compare = Annotated[
     str | None,
-    _option("--compare", "Page of a worker with another model on the same ticks, to show beside this one."),
+    _option("--compare", "Address of the page of another model on the same ticks, to show beside this one."),
+]
+CompareKeyFile = Annotated[
+    Path | None,
+    _option("--compare-key-file", "File with an API key of scope read for the page that --compare names."),
 ]
 Port = Annotated[
     int | None,

@@ -34,7 +34,7 @@ class Scoring:
     max_streams: int
     host: str
     port: int | None
-    peer: str | None = None
+    peer: Peer | None = None
 
     def scorer(self) -> Scorer:
         """The model with no streams yet. Raises ModelRefused."""
@@ -65,8 +65,7 @@ class Station:
         status = Status(scorer.model.id, scorer.threshold)
         card = card_json(scorer.model, scorer.alert_budget)
         self.board = Board(status, card, scorer.streams.names, metrics.drift.psi)
-        peer = Peer(scoring.peer) if scoring.peer else None
-        self.pages = Pages(self.board, metrics.registry, scoring.host, scoring.port, peer)
+        self.pages = Pages(self.board, metrics.registry, scoring.host, scoring.port, scoring.peer)
         self.worker = Worker(
             log,
             scorer,

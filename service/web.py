@@ -24,7 +24,7 @@ DEFAULT_PORT = 9464  # the port registered for OpenTelemetry's Prometheus export
 class Pages:
     """A web server in a thread of its own, from construction until `close`.
 
-    `port` None takes 9464, or any free one if that is in use; `url` tells. `peer` is another worker to compare this one with.
+    `port` None takes 9464, or any free one if that is in use; `url` tells. `peer` is the page of another model.
     Raises TickwatchError when the port can't be had.
     """
 

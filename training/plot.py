@@ -65,6 +65,7 @@ def _course(axes: Axes, piece: Piece, course: Course) -> None:
             piece.cut.offset, known, style, color="black" if style == "-" else "tab:orange", linewidth=0.7, label=name
         )
     axes.set_title(course.title, loc="left", fontsize=9)
+    axes.set_ylabel("us" if course.feature == "gap" else "")
     axes.legend(loc="best", fontsize=8)
 
 

@@ -42,6 +42,7 @@ from service.api.wire import (
 from service.logs import PartitionState
 from service.metrics import Metrics
 from service.page import Page
+from service.peer import Peer
 from service.ticks import MAX_STREAM_LENGTH
 
 MAX_DEADLINE_MS = 99_999
@@ -80,6 +81,7 @@ class Parts:
     limits: Limits
     clock: Callable[[], float]
     leaving: Callable[[], bool]
+    peer: Peer | None = None
 
     def caller(self, request: Request, scope: Scope) -> Key:
         """Whose key the request has. Raises Problem when that does not do."""
@@ -119,9 +121,22 @@ def build(parts: Parts) -> FastAPI:
     _streams(app, parts)
     _alerts(app, parts)
     _service(app, parts)
-    page = Page(lambda r: parts.live.of(parts.caller(r, "read").prefix), parts.leaving, secured=parts.keys.secured)
+    page = Page(
+        lambda request: parts.live.of(_narrowed(parts.caller(request, "read"), request.query_params.get("prefix", ""))),
+        parts.leaving,
+        secured=parts.keys.secured,
+        peer=parts.peer,
+    )
     app.router.routes.extend(page.routes)
     return app
+
+
+def _narrowed(caller: Key, prefix: str) -> str:
+    """What the caller's streams that begin with `prefix` begin with: so a page to compare with asks for those of one key."""
+    if caller.prefix.startswith(prefix):
+        return caller.prefix
+    caller.require(prefix, "prefix")
+    return prefix
 
 
 def _scoring(app: FastAPI, parts: Parts) -> None:

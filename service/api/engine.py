@@ -16,6 +16,7 @@ import numpy as np
 from msgspec.structs import astuple, replace
 
 from service.alerts import Alert, Reason, alerts, cloud_event, reasons
+from service.api.passing import Sent
 from service.api.problems import Problem, internal
 from service.api.store import Answered, Changes, LastTick, Store
 from service.api.token import Seal
@@ -106,6 +107,7 @@ class Engine:
         self._clock = clock
         self.scored: Scored | None = None  # of the last batch
         self.on_kept: Callable[[Scored, list[Alert]], None] = lambda scored, alerts: None  # told of what is durable now
+        self.on_passed: Callable[[Scored, list[Alert], list[Sent]], None] = lambda scored, alerts, sent: None
         self.restore()
 
     def restore(self) -> None:
@@ -207,6 +209,13 @@ class Engine:
             job.outcome = to_json(TicksAnswer(model, said))
             if job.key:
                 changes.answers.append(Answered(job.stream, job.key, job.digest(), job.outcome))
+        sent = [
+            Sent(partition, job.prefix, frozenset(job.held.streams if job.held else ()), places)
+            for job, partition, places in plan.entries
+            if job.stream is None and isinstance(places, range)
+        ]
+        if sent:
+            self.on_passed(scored, found, sent)
         kept = np.flatnonzero(scored.ticks.partition == 0).tolist()
         if not kept and not changes.answers:
             return None

@@ -32,6 +32,7 @@ from service.errors import TickwatchError
 from service.journal import event
 from service.logs.sqlite import locked
 from service.metrics import Metrics
+from service.peer import Peer
 from service.scorer import Scored, Scorer, warm_up
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class Options:
     linger_ms: float = 0.0
     queue_ticks: int = 50_000
     limits: Limits = field(default_factory=Limits)
+    compare: Peer | None = None
 
 
 def serve(options: Options, tracing: Tracing | None = None) -> None:
@@ -130,7 +132,10 @@ def application(
             metrics.alerts.labels(alert.phase).inc()
 
     engine.on_kept = kept
-    parts = Parts(desk, store, seal, keys, Feed(store), live, metrics, models, options.limits, clock, leaving)
+    engine.on_passed = live.pass_on
+    parts = Parts(
+        *(desk, store, seal, keys, Feed(store), live, metrics, models, options.limits, clock, leaving, options.compare)
+    )
     app: ASGIApp = Direct(build(parts), frozenset({"score", "send_ticks"}))
     if tracing is not None:
         from service.api.traced import Traced  # noqa: PLC0415  (an extra)

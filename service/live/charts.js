@@ -20,24 +20,43 @@ function clock(_, ticks, __, ___, distance) {
   return ticks.map(tick => new Date(Math.round(tick * 1e3)).toISOString().slice(11, end));
 }
 
-const short = new Intl.NumberFormat("en", { maximumSignificantDigits: 5, notation: "compact" });
+const short = new Intl.NumberFormat("en", { maximumFractionDigits: 1, notation: "compact" });
 
-const TIME = { label: "time", value: "{HH}:{mm}:{ss}.{fff}", values: clock, space: 80 };  // what the horizontal axis tells
+/** Numbers below each other, all with the decimals that their distance needs: 145.20 above 145.15. */
+function plain(_, ticks, __, ___, distance) {
+  const all = [0, 1, 2, 3, 4, 5, 6, 7, 8];
+  const digits = all.find(n => Math.abs(distance * 10 ** n - Math.round(distance * 10 ** n)) < 1e-6) ?? 8;
+  const format = distance >= 1000 ? short : new Intl.NumberFormat("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+  return ticks.map(v => v === null ? null : format.format(v));
+}
 
-/** Draws `series` over `data` in `place`; `marks` gives the x of vertical lines. Returns the chart, for `update` and `remove`. */
-export function chart(place, height, data, series, { sync, marks = () => [], values, splits, legend = true, scales = {}, places = TIME } = {}) {
+const TIME = { label: "time", value: "{HH}:{mm}:{ss}.{fff}", values: clock, space: 100 };  // what the horizontal axis tells
+
+/**
+ * Draws `series` over `data` in a frame; `marks` gives the x of vertical lines, `bare` leaves the times to a chart below.
+ * The legend tells the values under the pointer, else at the first mark, else the last. Returns the chart, for `update` and `remove`.
+ */
+export function chart({ place, legend }, height, data, series, { sync, marks = () => [], values, splits, bands, bare = false, scales = {}, places = TIME } = {}) {
   const it = { place, height, data };
   function draw() {
     it.plot?.destroy();
     const options = {
-      width: place.clientWidth || 300, height, padding: [8, 28, 0, 0], tzDate: utc, legend: { show: legend },
+      width: place.clientWidth || 300, height, padding: [8, 28, 0, 0], tzDate: utc, bands: bands?.(),
+      legend: { show: Boolean(legend), mount: (_, table) => legend.append(table) },
       cursor: { sync: sync && { key: sync }, y: false, drag: { x: true, y: false } },
       scales: { x: { time: true }, ...scales },
-      axes: [axis(22, { values: places.values, space: places.space }), axis(64, { space: 22, ...(splits && { splits }), values: (_, ticks) => ticks.map(v => v === null ? null : (values ?? short.format)(v)) })],
+      axes: [axis(bare ? 4 : 22, { values: bare ? (_, ticks) => ticks.map(() => "") : places.values, space: places.space }),
+        axis(64, { space: 22, ...(splits && { splits, filter: (_, all) => all }), values: values ? (_, ticks) => ticks.map(v => v === null ? null : values(v)) : plain })],
       series: [{ label: places.label, value: places.value }, ...series.map(one => ({ width: 1.5, points: { show: false }, ...one() }))],
-      hooks: { draw: [lines] },
+      hooks: { draw: [lines], setCursor: [plot => plot.cursor.left < 0 && rest(plot)] },
     };
     it.plot = new uPlot(options, it.data, place);
+    rest(it.plot);
+  }
+  function rest(plot) {
+    const [x] = plot.data;
+    const marked = x.indexOf(marks()[0]);
+    if (legend && x.length) plot.setLegend({ idx: marked < 0 ? x.length - 1 : marked }, false);
   }
   function lines(plot) {
     const { ctx, bbox } = plot;
@@ -54,7 +73,11 @@ export function chart(place, height, data, series, { sync, marks = () => [], val
     }
     ctx.restore();
   }
-  it.update = next => { it.data = next; it.plot.setData(next); };
+  it.update = next => {
+    it.data = next;
+    it.plot.setData(next);
+    if (it.plot.cursor.left < 0) rest(it.plot);
+  };
   it.draw = draw;
   it.remove = () => { charts.delete(it); resized.unobserve(place); it.plot.destroy(); };
   draw();
@@ -65,13 +88,14 @@ export function chart(place, height, data, series, { sync, marks = () => [], val
 
 dark.addEventListener("change", () => charts.forEach(it => it.draw()));
 
-/** A place for a chart under its title, which is also what a screen reader says of it. */
+/** A place for a chart under its title, which is also what a screen reader says of it, and for the legend beside that. */
 export function framed(parent, title) {
   const frame = make("div", "chart");
-  const place = make("div");
+  const [head, legend, place] = ["head", "legend", ""].map(name => make("div", name));
   place.setAttribute("role", "img");
   place.setAttribute("aria-label", title);
-  frame.append(make("h3", "", title), place);
+  head.append(make("h3", "", title), legend);
+  frame.append(head, place);
   parent.append(frame);
-  return place;
+  return { place, legend };
 }

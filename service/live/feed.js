@@ -27,6 +27,9 @@ export function listen(chosen) {
     list.addEventListener(event, () => { inside = state; release(); });
 }
 
+/** The strongest alert of the latest incident. */
+export const latest = () => [...incidents.values()].at(-1)?.peak;
+
 /** New alerts, the newest first; those of a new connection take the place of all that came before. */
 export function add(alerts, anew) {
   waiting = (anew ? alerts : [...alerts, ...waiting]).slice(0, 2 * MOST);

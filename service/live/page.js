@@ -23,16 +23,19 @@ let listening = null;
 
 // ---- what is shown stands in the address, so that it can be shared and the Back key works
 const go = parameters => { location.hash = new URLSearchParams(parameters); };
-const chooseAlert = alert => go({ partition: alert.partition, offset: alert.offset });
+const place = ({ partition, offset }) => ({ partition, offset });
+const chooseAlert = alert => go(place(alert));
 const chooseStream = stream => go({ stream });
+const chooseIncident = it => it.ours === null ? go({ stream: it.stream, at: it.ts / 1e6 }) : chooseAlert(it);  // theirs has no offset here
 
 function route() {
   const chosen = new URLSearchParams(location.hash.slice(1));
-  if (chosen.has("stream")) detail.show({ stream: chosen.get("stream") });
+  if (chosen.has("stream")) detail.show({ stream: chosen.get("stream"), at: chosen.has("at") ? Number(chosen.get("at")) : undefined });
   else if (chosen.has("offset")) {
     const [partition, offset] = ["partition", "offset"].map(name => Number(chosen.get(name)));
     detail.show({ partition, offset, alert: feed.find(partition, offset) });
-  } else detail.forget();
+  } else if (feed.latest()) detail.show({ ...place(feed.latest()), alert: feed.latest() }, false);
+  else detail.forget();
   feed.current(detail.shows()?.alert);
 }
 
@@ -98,7 +101,7 @@ function hello(told) {
   heard = Date.now();
   at("forget").hidden = !secured;
   at("metrics").hidden = secured;  // it asks for another key
-  peer.watch(told.peer, chooseAlert);
+  peer.watch(told.peer, chooseIncident);
   anew = true;
   pulses = told.pulses;
   if (started !== null && started !== told.started) history.replaceState(null, "", location.pathname);  // its ticks are gone
@@ -107,8 +110,8 @@ function hello(told) {
 
 function alerts(told) {
   feed.add(told, anew);
-  if (anew) route();
-  else if (document.hidden) unseen += told.length;
+  if (anew || !detail.shows()) route();
+  if (!anew && document.hidden) unseen += told.length;
   anew = false;
   document.title = unseen ? `(${unseen}) tickwatch` : "tickwatch";
 }
@@ -140,7 +143,7 @@ function counts(minute) {
   at("rejected").parentElement.hidden = status.rejected === null;
   if (!last || status.seconds - last.seconds >= 1) pulses = [...pulses, status].slice(-PULSES);
   const then = pulses.findLast(p => status.seconds - p.seconds >= 3) ?? pulses[0];
-  if (status.seconds > then.seconds) at("rate").textContent = whole((status.ticks - then.ticks) / (status.seconds - then.seconds));
+  if (status.seconds > then.seconds) at("rate").textContent = whole(Math.max(0, status.ticks - then.ticks) / (status.seconds - then.seconds));
   for (const name of ["streams", "rejected", "lag", "alerts"]) at(name).textContent = whole(status[name] ?? 0);
   at("ticks").textContent = status.ticks < 1e6 ? whole(status.ticks) : short.format(status.ticks);
   if (status.ticks) at("share").textContent = `${whole(status.alerts / status.ticks * 1e5)} in 100,000`;
@@ -153,7 +156,7 @@ function counts(minute) {
 function fit({ ticks, over }) {
   if (ticks < ENOUGH_TICKS) { at("fit").textContent = "too few ticks yet"; return; }
   at("over").textContent = `${(over * 100).toFixed(1)} %`;
-  at("fit").textContent = over > 0.06 ? "far above 1 %: is it the right model?" : over < 0.002 ? "far below 1 %: does the feed lack fields?" : "about 1 % is right";
+  at("fit").textContent = over > 0.06 ? "far above 1 %: is it the right model?" : over < 0.002 ? "far below 1 %: does the feed lack fields?" : "usual: 0.8–2.6 %";
 }
 
 function beat() {
@@ -163,8 +166,8 @@ function beat() {
   if (pulse) { pulse.update(data); return; }
   const zero = { range: (_, low, high) => [0, Math.max(high, 1) * 1.1] };
   const line = (label, ink, scale) => () => ({ label, stroke: colour(ink), scale, fill: scale === "y" ? colour("band") : undefined });
-  pulse = chart(at("pulse"), 74, data, [line("ticks a second", "bid", "y"), line("lag", "alarm", "lag")],
-    { legend: false, scales: { y: zero, lag: zero }, values: v => short.format(v) });
+  pulse = chart({ place: at("pulse") }, 74, data, [line("ticks a second", "bid", "y"), line("lag", "alarm", "lag")],
+    { scales: { y: zero, lag: zero }, values: v => short.format(v) });
 }
 
 // ---- the model

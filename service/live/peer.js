@@ -1,4 +1,4 @@
-// Another worker's model on the same ticks: what both saw, what one alone saw, and its scores beside ours.
+// Another model on the same ticks: what both saw, what one alone saw, and its scores beside ours.
 import { at, make, time } from "./dom.js";
 import { ask } from "./wire.js";
 

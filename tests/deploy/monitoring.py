@@ -13,10 +13,14 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
+from service.drift import ENOUGH, EVERY
 from service.ticks import encode
 from tests.kafka.broker import free_ports
 from tests.samples import random_ticks
@@ -24,6 +28,7 @@ from tests.samples import random_ticks
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "deploy" / "prometheus" / "rules.yml"
 TOOLS = ("prometheus", "promtool", "prometheus-alertmanager")
+PAST = EVERY * ENOUGH * 5 // 4
 Found = TypeVar("Found")
 
 
@@ -55,7 +60,10 @@ def within(seconds: float, attempt: Callable[[], Found | None]) -> Found:
 
 
 class Monitoring:
-    """All of it, from construction until `close`; the worker reads ticks of which one in twenty is junk."""
+    """All of it, from construction until `close`; the worker reads ticks of which one in twenty is junk.
+
+    PAST of them come at once, by which it knows how far its features have drifted, and the others as time goes by.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._stack = ExitStack()
@@ -157,7 +165,9 @@ class Monitoring:
         within(30, lambda: _get(f"http://{where}/-/ready"))
 
     def _worker(self) -> None:
-        lines = encode(random_ticks(150_000))
+        market = random_ticks(PAST + 60_000)
+        ts = market.ts - market.ts[PAST]
+        lines = encode(replace(market, ts=market.ts[0] + np.where(ts < 0, ts // 1_000, ts)))
         lines[::20] = [b"{}"] * len(lines[::20])
         (self._folder / "ticks.jsonl").write_bytes(b"\n".join(lines))
         tickwatch = Path(sys.executable).with_name("tickwatch")

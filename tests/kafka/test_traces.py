@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
+import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from kafka import KafkaProducer
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from prometheus_client.openmetrics import parser
 
 from service.connection import KafkaSettings
 from service.tracing import LINKS
@@ -43,11 +47,12 @@ def sent_with_traces(settings: KafkaSettings) -> None:
 
 
 def test_an_alert_leads_to_the_span_that_scored_it_and_on_to_the_span_that_sent_its_tick(
-    settings: KafkaSettings, start: Start, otlp: Collector
+    settings: KafkaSettings, start: Start, otlp: Collector, tmp_path: Path
 ) -> None:
     sent_with_traces(settings)
     worker = start(settings, "--scores", "--otlp-endpoint", otlp.url)
     wait_for(lambda: scored(settings) == len(TICKS))
+    slow = exemplars((tmp_path / "worker.err").read_text())
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(timeout=10) == 0
     scores, alerts = expected("gru")
@@ -70,9 +75,23 @@ def test_an_alert_leads_to_the_span_that_scored_it_and_on_to_the_span_that_sent_
             assert links[tick] == where | {"messaging.kafka.offset": event["data"]["offset"]}
             followed += 1
     assert followed >= 2
+    assert slow
+    assert slow <= {span.trace_id.hex() for span in otlp.named(f"commit {settings.ticks}")}
     recorded = {sender(i)[3:-3] for i in range(len(TICKS)) if i % 2 == 0 or i in {9000, 11_000}}
     assert {identity(link) for span in checkpoints.values() for link in span.links} <= recorded
     _holds_the_conventions(otlp, next(iter(checkpoints.values())), settings)
+
+
+def exemplars(said: str) -> set[str]:
+    """The traces that the times of commits lead to, as a Prometheus that asks for OpenMetrics reads them."""
+    url = re.search(r"pages at (http://\S+)/", said)
+    assert url
+    asked = urllib.request.Request(url[1] + "/metrics", headers={"Accept": "application/openmetrics-text"})
+    with urllib.request.urlopen(asked, timeout=5) as answer:
+        families = list(parser.text_string_to_metric_families(answer.read().decode()))  # type: ignore[no-untyped-call]
+    found = [(family.name, it.exemplar) for family in families for it in family.samples if it.exemplar]
+    assert {name for name, _ in found} == {"tickwatch_commit_seconds"}
+    return {exemplar.labels["trace_id"] for _, exemplar in found}
 
 
 def _holds_the_conventions(otlp: Collector, span: Span, settings: KafkaSettings) -> None:

@@ -73,6 +73,23 @@ def test_what_was_around_an_alert_outlasts_the_ring_and_the_ring_stays_as_large_
     assert latest.offset[-1] == later.offset[np.flatnonzero(np.array(later.stream) == "S0")[-1]]
 
 
+def test_a_time_finds_the_same_ticks_as_an_offset_for_as_long_as_they_are_kept(scored: Scored) -> None:
+    history = told(scored, 5_000)
+    first, ms = history.around(0, JUMP), MARKET.ts / 1e6
+    assert first is not None
+    for passed in (0, 1, 2):
+        found = history.near(MARKET.stream[JUMP], ms[JUMP])
+        assert found is not None
+        assert found.trace() == first.trace()
+        assert (history.near(MARKET.stream[0], ms[0]) is None) == (passed == 2)
+        n = passed + 1
+        history.add(
+            replace(scored, ticks=replace(MARKET, offset=MARKET.offset + 90_000 * n, ts=MARKET.ts + 10**15 * n))
+        )
+    for stream, when in (("nobody", ms[JUMP]), (MARKET.stream[JUMP], ms[JUMP] - 1e6), (MARKET.stream[JUMP], np.nan)):
+        assert history.near(stream, when) is None
+
+
 def test_a_flood_of_alerts_keeps_a_bounded_number_of_surroundings(scored: Scored) -> None:
     history = History()
     flood = replace(scored, verdicts=replace(scored.verdicts, alert=np.ones(len(scored.ticks), np.bool_)))

@@ -9,10 +9,12 @@ import subprocess
 import sys
 import urllib.parse
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
@@ -20,6 +22,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from service.board import Board, Status
 from service.logs.sqlite import SqliteLog
 from service.metrics import Metrics
+from service.peer import Peer
 from service.station import Scoring, Station
 from service.ticks import encode
 from service.web import Pages
@@ -96,7 +99,7 @@ class Desk:
 
 @contextmanager
 def worker(folder: Path, model: str = "gru", peer: str | None = None) -> Iterator[Desk]:
-    scoring = Scoring(model, 20.0, 100, False, 168.0, 1_000_000, "127.0.0.1", 0, peer)
+    scoring = Scoring(model, 20.0, 100, False, 168.0, 1_000_000, "127.0.0.1", 0, Peer(peer) if peer else None)
     scorer = scoring.scorer()
     log = SqliteLog(folder / f"{model}.sqlite", scorer.layout)
     made = Desk(Station(scoring, scorer, log), log)
@@ -204,7 +207,9 @@ def test_new_alerts_arrive_by_themselves_and_wait_while_somebody_reads(desk: Des
 def test_everything_can_be_reached_with_the_keyboard(desk: Desk, open_page: Open) -> None:
     desk.score(0, 9_000)
     page = open_page(desk.url)
-    expect(page.locator("#cells button").nth(1)).to_be_visible()
+    expect(page.locator("#about")).to_contain_text("ticks before")  # of the latest incident, before anybody chooses
+    expect(page.locator("#list button").first).to_have_attribute("aria-current", "true")
+    expect(page.locator("#detail-title")).not_to_be_focused()
     page.locator("#list button").first.focus()
     page.keyboard.press("Enter")
     expect(page.locator("#detail-title")).to_be_focused()
@@ -269,11 +274,18 @@ def test_the_server_shows_a_key_its_own_streams_and_nothing_without_one(tmp_path
     keys = tmp_path / "keys.jsonl"
     everything, tenant, writer = new_key(keys), new_key(keys, prefix="ours:"), new_key(keys, "score")
     market = as_json(with_numbers(random_ticks(700, streams=1), 600, price=200.0), named=False)
-    with server(tmp_path, "--keys-file", str(keys)) as running:
-        with running.client(everything) as client:
-            for name in ("ours:A", "theirs:B", f"theirs:{HOSTILE}"):
-                path = f"/v1/streams/{urllib.parse.quote(name, safe='')}/ticks"
-                assert client.post(path, json={"ticks": market}).status_code == 200
+    key_file = tmp_path / "key"
+    key_file.write_text(everything)
+    with ExitStack() as stack:
+        secured = ("--keys-file", str(keys))
+        other = stack.enter_context(server(tmp_path / "lstm", "--model", "lstm", *secured))
+        compared = ("--compare", other.url, "--compare-key-file", str(key_file))
+        running = stack.enter_context(server(tmp_path, *secured, *compared))
+        for each in (running, other):
+            with each.client(everything) as client:
+                for name in ("ours:A", "theirs:B", f"theirs:{HOSTILE}"):
+                    path = f"/v1/streams/{urllib.parse.quote(name, safe='')}/ticks"
+                    assert client.post(path, json={"ticks": market}).status_code == 200
         page = open_page(running.url + "/#stream=theirs:B")
 
         def open_with(key: str) -> None:
@@ -294,11 +306,15 @@ def test_the_server_shows_a_key_its_own_streams_and_nothing_without_one(tmp_path
         page.locator("#list button").first.click()
         expect(page.locator("#about")).to_contain_text("ticks before")
         expect(page.locator("#drift")).to_be_hidden()
+        expect(page.locator("#agreement")).to_contain_text("both saw 1")
+        expect(page.locator("#incidents button")).to_have_text(["ours:A"])
+        expect(page.locator("#charts h3").nth(2)).to_contain_text("score of lstm-")
+        shows_stateless_ticks_too(page, running.client(tenant), market)
         page.reload()
-        expect(page.locator("#list .stream")).to_have_text(["ours:A"])
+        expect(page.locator("#list .stream")).to_have_count(2)
         page.locator("#forget").click()
         open_with(everything)
-        expect(page.locator("#list .stream")).to_have_count(3)
+        expect(page.locator("#list .stream")).to_have_count(4)
         page.locator("#list button", has_text=HOSTILE).click()
         expect(page.locator("#detail-title")).to_have_text(f"theirs:{HOSTILE}")
         expect(page.locator("#charts canvas").first).to_be_visible()
@@ -308,6 +324,16 @@ def test_the_server_shows_a_key_its_own_streams_and_nothing_without_one(tmp_path
         keys.write_text("")
         expect(page.locator("#locked")).to_contain_text("not known", timeout=10_000)
         expect(page.locator("#list li, #cells button, #charts canvas")).to_have_count(0)
+
+
+def shows_stateless_ticks_too(page: Page, client: httpx.Client, market: list[dict[str, Any]]) -> None:
+    with client:
+        passing = [tick | {"stream": "ours:passing"} for tick in market]
+        assert client.post("/v1/score", json={"ticks": passing}).status_code == 200
+    expect(page.locator("#list .stream")).to_have_text(["ours:passing", "ours:A"])
+    expect(page.locator("#streams")).to_have_text("2")
+    page.locator("#list button", has_text="passing").click()
+    expect(page.locator("#about")).to_contain_text("ticks before")
 
 
 def test_a_phone_shows_it_all_without_scrolling_sideways(desk: Desk, open_page: Open) -> None:

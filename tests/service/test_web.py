@@ -138,6 +138,8 @@ def test_searching_finds_streams_by_any_part_of_their_name_those_that_begin_with
         ("/alert.json?partition=x&offset=0", 422),
         ("/alert.json", 422),
         ("/stream.json?name=nobody", 200),
+        ("/stream.json?name=nobody&at=1e12", 200),
+        ("/stream.json?name=nobody&at=x", 200),
         ("/stream.json", 200),
     ],
 )

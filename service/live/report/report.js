@@ -1,7 +1,7 @@
 // A report: what the file holds as tables and pictures. Text enters it through textContent alone.
 import { at, make, moment, number } from "./dom.js";
 import { chart, framed } from "./charts.js";
-import { UNITS, apart, dots, pair, step } from "./series.js";
+import { apart, dots, pair, priced, scored, spread, step, units } from "./series.js";
 
 const sheet = JSON.parse(at("data").textContent);
 const whole = new Intl.NumberFormat("en");
@@ -11,7 +11,7 @@ let drawn = [];
 
 function counts() {
   const told = [["ticks", whole.format(sheet.ticks)], ["streams", whole.format(sheet.count)], ["alerts", whole.format(sheet.alerts)],
-    ["alerts in 100,000", number(+rate(sheet.alerts, sheet.ticks).toFixed(1))], ["budget", sheet.alert_budget === null ? "–" : number(sheet.alert_budget)],
+    ["alerts in 100,000", number(+rate(sheet.alerts, sheet.ticks).toFixed(1))], ["alert budget", sheet.alert_budget === null ? "–" : number(sheet.alert_budget)],
     ["threshold", sheet.threshold.toFixed(2)], ["rejected", whole.format(sheet.rejected)]];
   at("numbers").append(...told.map(([name, value]) => {
     const pair = make("div");
@@ -25,13 +25,12 @@ function course() {
   const x = best.map((_, i) => i * size);
   const when = tick => time_ms[Math.min(time_ms.length - 1, Math.max(0, Math.round(tick / size)))];
   const long = time_ms.length > 1 && Math.max(...time_ms) - Math.min(...time_ms) > DAY;
-  const label = tick => { const text = new Date(when(tick)).toISOString(); return long ? text.slice(0, 10) : text.slice(11, 16); };
+  const label = tick => { const text = new Date(when(tick)).toISOString(); return long ? text.slice(5, 16).replace("T", " ") : text.slice(11, 16); };
   const places = { label: "from", value: (_, tick) => tick === null ? "–" : moment(when(tick)), values: (_, ticks) => ticks.map(label), space: 90 };
   const over = best.map((score, i) => alerts[i] ? score : null);
   const data = [x, best, x.map(() => sheet.threshold), over];
-  const series = [dots("highest score", "score", 3), step("threshold", "alarm", { width: 1, dash: [6, 4] }), dots("with an alert", "alarm", 6)];
   const scales = { x: { time: false }, y: { range: (_, low, high) => [0, Math.max(high, sheet.threshold) * 1.1] } };
-  chart(framed(at("course"), `highest score of every ${whole.format(size)} ticks, in their order; dashed is the threshold`), 150, data, series, { places, scales });
+  chart(framed(at("course"), `highest score of every ${whole.format(size)} ticks, in their order; dashed is the threshold`), 150, data, scored("highest score", "with an alert", 6), { places, scales });
 }
 
 function incident(it) {
@@ -78,17 +77,19 @@ const quoted = trace => trace.bid.some(v => v !== null) || trace.ask.some(v => v
 function pictures(trace, marked) {
   drawn.forEach(it => it.remove());
   at("charts").replaceChildren();
-  const shared = { sync: "stream", marks: () => marked, places: clocked(trace), scales: { x: { time: false } } };
+  const last = trace.courses.length - 1;
+  const shared = { sync: "stream", marks: () => marked, places: clocked(trace), scales: { x: { time: false } }, bare: true };
   const place = title => framed(at("charts"), title);
+  const price = priced(trace);
   const x = trace.offset;
   const over = trace.score.map(score => score >= sheet.threshold ? score : null);
   const scales = { ...shared.scales, y: { range: (_, low, high) => [0, Math.max(high, sheet.threshold) * 1.1] } };
   drawn = [
-    quoted(trace) ? chart(place("price with bid and ask"), 190, [x, trace.bid, trace.ask, apart(trace)], [step("bid", "bid"), step("ask", "ask"), dots("price", "price", 4)], { ...shared, values: number })
-      : chart(place("price"), 190, [x, trace.price], [dots("price", "price", 4)], { ...shared, values: number }),
+    quoted(trace) ? chart(place("price with bid and ask"), 190, [x, trace.bid, trace.ask, apart(trace)], [step("bid", "bid", price), step("ask", "ask", price), dots("price", "price", 4, price)], { ...shared, bands: spread })
+      : chart(place("price"), 190, [x, trace.price], [dots("price", "price", 4, price)], shared),
     chart(place("score: 4 is one tick in 10,000; dashed is the threshold"), 110, [x, trace.score, x.map(() => sheet.threshold), over],
-      [dots("score", "score", 3), step("threshold", "alarm", { width: 1, dash: [6, 4] }), dots("over it", "alarm", 7)], { ...shared, scales }),
-    ...trace.courses.map(it => chart(place(it.title), 110, [x, it.observed, it.expected], pair(it), { ...shared, ...UNITS[it.feature], scales: { ...shared.scales, ...UNITS[it.feature]?.scales } })),
+      scored("score", "over it", 7), { ...shared, scales, bare: last >= 0 }),
+    ...trace.courses.map((it, i) => chart(place(it.title), 110, [x, it.observed, it.expected], pair(it), { ...shared, bare: i < last, ...units(it.feature), scales: { ...shared.scales, ...units(it.feature).scales } })),
   ];
 }
 
