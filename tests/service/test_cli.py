@@ -145,7 +145,7 @@ def test_a_signal_while_the_model_still_loads_ends_well(tmp_path: Path, command:
 
 
 def test_a_signal_from_before_python_runs_waits_if_it_is_blocked(tmp_path: Path) -> None:
-    blocked = ["env", "--block-signal=TERM", TICKWATCH, "worker", "--port", "0"]
+    blocked: list[str | Path] = ["env", "--block-signal=TERM", TICKWATCH, "worker", "--port", "0"]
     process = subprocess.Popen(blocked, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     while TICKWATCH.name not in Path(f"/proc/{process.pid}/comm").read_text():
         pass
