@@ -83,5 +83,6 @@ WORKDIR /var/lib/tickwatch
 EXPOSE 9464
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s \
     CMD ["python", "-c", "import os, urllib.request as r; r.urlopen(f'http://127.0.0.1:{os.environ[\"TICKWATCH_PORT\"]}/healthz', timeout=2)"]
-ENTRYPOINT ["tickwatch"]
+# A signal that comes before Python listens waits until it does; to the first process of a container it would be lost.
+ENTRYPOINT ["env", "--block-signal=TERM", "tickwatch"]
 CMD ["worker"]

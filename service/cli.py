@@ -237,17 +237,18 @@ def serve(
     log_format: settings.LogFormat = "human",
 ) -> None:
     """Score ticks over HTTP, with state that the client carries or that is kept here."""
-    from service.api.app import Limits  # noqa: PLC0415
-    from service.api.serve import Options  # noqa: PLC0415
-    from service.api.serve import serve as serve_http  # noqa: PLC0415
+    with Stop() as stop:
+        from service.api.app import Limits  # noqa: PLC0415
+        from service.api.serve import Options  # noqa: PLC0415
+        from service.api.serve import serve as serve_http  # noqa: PLC0415
 
-    journal.begin(log_format)
-    limits = Limits(max_body_bytes, max_request_ticks, deadline_ms, streams_per_key)
-    options = Options(
-        *(model, alert_budget, data_dir, fresh, host, port, keys_file, state_key_file, tls_cert_file, tls_key_file),
-        *(linger_ms, queue_ticks, limits, _peer(compare, compare_key_file)),
-    )
-    serve_http(options, _tracing(otlp_endpoint))
+        journal.begin(log_format)
+        limits = Limits(max_body_bytes, max_request_ticks, deadline_ms, streams_per_key)
+        options = Options(
+            *(model, alert_budget, data_dir, fresh, host, port, keys_file, state_key_file, tls_cert_file, tls_key_file),
+            *(linger_ms, queue_ticks, limits, _peer(compare, compare_key_file)),
+        )
+        serve_http(options, _tracing(otlp_endpoint), lambda: stop.asked)
 
 
 @app.command()

@@ -1,6 +1,8 @@
 """SIGINT and SIGTERM as a flag, so that a loop can end between two steps; a second SIGINT ends at once.
 
 SIGTERM stays a flag for as long as the process lives: one that is about to end by itself must not die of it with another code.
+Whoever starts a process may block SIGTERM meanwhile, as the image does: to the first process of a container a signal that came
+before it was listened to is lost (signal(7), pid_namespaces(7)), and a blocked one waits.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ class Stop:
     def __enter__(self) -> Stop:
         self._before = signal.signal(signal.SIGINT, self._ask)
         signal.signal(signal.SIGTERM, self._ask)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         return self
 
     def _ask(self, number: int, frame: FrameType | None) -> None:

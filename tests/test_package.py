@@ -128,6 +128,7 @@ def test_requirements_hold_what_the_project_asks_for_in_one_version_everywhere()
     extras = project["optional-dependencies"]
     asked = {
         "": project["dependencies"],
+        "-extras": project["dependencies"] + extras["fast"] + extras["signing"] + extras["traces"],
         "-training": project["dependencies"] + extras["training"],
         "-dev": project["dependencies"] + extras["training"] + extras["dev"],
     }
@@ -144,6 +145,16 @@ def test_the_dockerfile_is_clean() -> None:
     hadolint = Path(sys.executable).with_name("hadolint")
     found = _run([hadolint, ROOT / "Dockerfile"], ROOT)
     assert (found.returncode, found.stdout) == (0, "")
+
+
+def test_the_build_context_holds_every_file_that_the_dockerfile_names() -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", dockerfile, re.MULTILINE)
+    named = {each for line in copied for each in line.split() if "$" not in each}
+    named |= set(re.findall(r"requirements[\w-]*\.txt", dockerfile))
+    allowed = re.findall(r"^!(.+?)/?$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
+    assert named == set(allowed)
+    assert all((ROOT / each).exists() for each in named)
 
 
 @pytest.fixture

@@ -63,16 +63,23 @@ class Options:
     compare: Peer | None = None
 
 
-def serve(options: Options, tracing: Tracing | None = None) -> None:
-    """Answer requests until SIGINT or SIGTERM, then finish those that have begun."""
+def serve(options: Options, tracing: Tracing | None = None, asked: Callable[[], bool] = lambda: False) -> None:
+    """Answer requests until SIGINT or SIGTERM, then finish those that have begun; not at all if `asked` to end by then."""
     _check(options)
     keys = Keys(options.keys_file)
     secret = read_secret(options.state_key_file)
     with _listen(options.host, options.port) as listening:
-        _serve(options, keys, secret, listening, tracing)
+        _serve(options, keys, secret, listening, tracing, asked)
 
 
-def _serve(options: Options, keys: Keys, secret: bytes, listening: socket.socket, tracing: Tracing | None) -> None:
+def _serve(
+    options: Options,
+    keys: Keys,
+    secret: bytes,
+    listening: socket.socket,
+    tracing: Tracing | None,
+    asked: Callable[[], bool],
+) -> None:
     scorer = Scorer(load(find(options.model)), options.alert_budget, idle_hours=0.0)
     warm_up(scorer.model)
     path = options.data_dir / FILE
@@ -102,7 +109,8 @@ def _serve(options: Options, keys: Keys, secret: bytes, listening: socket.socket
                 "states of POST /v1/score are good for this process only (--state-key-file makes them last)",
                 extra=event("state_key_random"),
             )
-        server.run(sockets=[listening])
+        if not asked():
+            server.run(sockets=[listening])
     finally:
         store.close()
 

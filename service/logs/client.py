@@ -18,6 +18,9 @@ from service.logs import SCHEMA_HEADER, TRACE_HEADER, Records
 
 Headers = Sequence[tuple[str, bytes | None]]
 CLIENTS = ("kafka-python", "confluent-kafka")
+READ_BYTES = (
+    2 * 1024 * 1024
+)  # of the changelog a fetch, of which kafka-python holds up to ten; a larger record comes alone
 
 
 class Rebalance(Protocol):

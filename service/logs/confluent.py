@@ -20,7 +20,7 @@ from service.connection import KafkaSettings, Unreachable, Unsettled
 from service.errors import TickwatchError
 from service.logs import Records
 from service.logs.changelog import RECORD_BYTES
-from service.logs.client import Headers, Rebalance, carried
+from service.logs.client import READ_BYTES, Headers, Rebalance, carried
 from service.logs.librdkafka import FINAL, config, explain, explained
 
 CONSUMER: dict[str, Any] = {
@@ -48,8 +48,8 @@ READER: dict[str, Any] = {
     "enable.auto.commit": False,
     "auto.offset.reset": "earliest",
     "enable.partition.eof": True,
-    "fetch.message.max.bytes": RECORD_BYTES,
-    "fetch.max.bytes": 2 * RECORD_BYTES,
+    "fetch.message.max.bytes": READ_BYTES,
+    "fetch.max.bytes": READ_BYTES,
     "queued.max.messages.kbytes": 16 * 1024,
     "fetch.queue.backoff.ms": 10,
 }

@@ -21,7 +21,7 @@ from kafka.structs import ConsumerGroupMetadata, MemberState, OffsetAndMetadata
 from service.connection import KafkaSettings, Unreachable, Unsettled, connect, explain_error
 from service.logs import NOTHING, Records
 from service.logs.changelog import RECORD_BYTES
-from service.logs.client import Rebalance, carried
+from service.logs.client import READ_BYTES, Rebalance, carried
 
 CONSUMER = {
     "enable_auto_commit": False,
@@ -272,8 +272,8 @@ class Reader:
             KafkaConsumer,
             **plain,
             isolation_level="read_committed",
-            max_partition_fetch_bytes=RECORD_BYTES,
-            fetch_max_bytes=2 * RECORD_BYTES,
+            max_partition_fetch_bytes=READ_BYTES,
+            fetch_max_bytes=READ_BYTES,
             max_poll_records=64,
         )
 

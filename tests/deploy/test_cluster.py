@@ -7,6 +7,7 @@ TICKWATCH_TEST_CLUSTER names a folder with the programs of `tests.deploy.cluster
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,20 @@ def test_dev_can_be_applied_again_with_other_settings(installed: Cluster, tmp_pa
     (worker,) = installed.pods("worker").values()
     (settings,) = [each["configMapRef"]["name"] for each in worker["spec"]["containers"][0]["envFrom"]]
     assert installed.get("configmap", settings, *NAMESPACE)["data"]["TICKWATCH_ALERT_BUDGET"] == "5"
+
+
+@on("dev")
+@pytest.mark.parametrize("component", ["model-volume", "model-image"])
+def test_models_from_a_volume_or_an_image_are_admitted(installed: Cluster, component: str, tmp_path: Path) -> None:
+    shutil.copytree(KUBERNETES, tmp_path / "kubernetes")
+    overlay = tmp_path / "kubernetes" / "overlays" / "dev" / "kustomization.yaml"
+    overlay.write_text(f"{overlay.read_text()}components: [../../components/{component}]\n")
+    within(120, lambda: not installed.get("jobs", *NAMESPACE)["items"])
+    installed.apply("-k", overlay.parent)
+    for workload in ("statefulset/tickwatch-worker", "deployment/tickwatch-server"):
+        installed.rolled_out(workload)
+    for pod in (*installed.pods("worker").values(), *installed.pods("server").values()):
+        assert "models" in [volume["name"] for volume in pod["spec"]["volumes"]]
 
 
 @on("production")

@@ -164,6 +164,13 @@ def test_a_worker_keeps_its_name_and_goes_one_at_a_time(overlay: str) -> None:
     assert worker["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] > 10
 
 
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_server_that_goes_still_answers_while_requests_are_sent_to_it(overlay: str) -> None:
+    (server,) = [w for w in MINE if (w.overlay, w.name) == (overlay, "tickwatch-server")]
+    waits = server.container["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert 5 <= waits < server.pod["terminationGracePeriodSeconds"] - 10
+
+
 @pytest.mark.parametrize("overlay", ["production", "retraining"])
 def test_workers_scale_on_lag_of_their_own_group_never_beyond_the_partitions_and_shrink_slowly(overlay: str) -> None:
     (scaled,) = of_kind(overlay, "ScaledObject")

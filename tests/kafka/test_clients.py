@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -54,3 +57,28 @@ def commit_all(producer: Producer, identity: object) -> None:
     producer.add_offsets({0: 1}, identity)
     producer.flush(10)
     producer.commit()
+
+
+@with_each_client
+def test_a_changelog_far_larger_than_the_memory_of_a_container_is_read_in_little(
+    settings: KafkaSettings, client: str
+) -> None:
+    large = os.urandom(5 * 2**20)  # by itself more than a fetch
+    value = os.urandom(2**20)
+    produce(settings.bootstrap_servers, settings.changelog, [(b"B0", large), *[(b"D0", value)] * 80], partition=0)
+    reader = find(client).reader(settings)
+    end, before, most, found = reader.end(0), held(), 0, []
+    reader.start(0)
+    while reader.stands(0) != end:
+        found += [len(value or b"") for _, _, value in reader.poll(50)]
+        most = max(most, held() - before)
+    reader.close()
+    assert found == [len(large), *[len(value)] * 80]
+    assert most < 64 * 2**20
+
+
+def held() -> int:
+    """Bytes of memory of this process that no file stands for."""
+    found = re.search(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found
+    return int(found[1]) * 1024

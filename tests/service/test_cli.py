@@ -128,7 +128,7 @@ def test_a_mistake_is_one_line_on_stderr_and_an_exit_code(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("command", ["worker", "run"])
+@pytest.mark.parametrize("command", ["worker", "run", "serve"])
 def test_a_signal_while_the_model_still_loads_ends_well(tmp_path: Path, command: str, number: signal.Signals) -> None:
     process = subprocess.Popen(
         [TICKWATCH, command, "--port", "0"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -141,7 +141,19 @@ def test_a_signal_while_the_model_still_loads_ends_well(tmp_path: Path, command:
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert "Traceback" not in err
-    assert ("ticks=0" in out) if command == "run" else ("stopped after 0 ticks" in err)
+    said = {"run": "ticks=0", "worker": "stopped after 0 ticks", "serve": ""}
+    assert said[command] in out + err
+
+
+def test_a_signal_from_before_python_runs_waits_if_it_is_blocked(tmp_path: Path) -> None:
+    blocked: list[str | Path] = ["env", "--block-signal=TERM", TICKWATCH, "worker", "--port", "0"]
+    process = subprocess.Popen(blocked, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    while TICKWATCH.name not in Path(f"/proc/{process.pid}/comm").read_text():
+        pass
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "stopped after 0 ticks" in err
 
 
 def test_the_models_that_ship_are_found_by_name(tmp_path: Path) -> None:
