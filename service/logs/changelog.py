@@ -175,7 +175,7 @@ class Changelog:
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
-    def read(self, key: bytes, value: bytes | None) -> tuple[NDArray[np.uint32], NDArray[np.uint8]]:
+    def read(self, key: bytes, value: bytes | memoryview | None) -> tuple[NDArray[np.uint32], NDArray[np.uint8]]:
         """Take in one record; returns the numbers uint32 [n] and rows uint8 [n, row_bytes] that it sets."""
         nothing = np.zeros(0, np.uint32), np.zeros((0, self._row_bytes), np.uint8)
         if value is None:
@@ -195,11 +195,11 @@ class Changelog:
         at = HEAD.size + layout_bytes
         layout = value[HEAD.size : at]
         if layout != self._layout or row_bytes != self._row_bytes:
-            self._foreign = layout.decode(errors="replace")
+            self._foreign = str(layout, errors="replace")
             self.next_offset = next_offset
             return nothing
         lengths = np.frombuffer(value, np.uint16, n, at)
-        text = value[at + 2 * n : at + 2 * n + text_bytes].decode("utf-8", "surrogatepass")
+        text = str(value[at + 2 * n : at + 2 * n + text_bytes], "utf-8", "surrogatepass")
         at += 2 * n + text_bytes
         place = int(key[1:])
         self.next_offset, self._sequence = next_offset, max(sequence, self._sequence)

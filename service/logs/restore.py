@@ -46,7 +46,7 @@ class Reading:
     end: int
     rows: NDArray[np.uint8] = field(repr=False)
 
-    def take(self, key: bytes, value: bytes | None) -> None:
+    def take(self, key: bytes, value: bytes | memoryview | None) -> None:
         """Apply one record."""
         numbers, found = self.changelog.read(key, value)
         n = len(self.changelog.names)
@@ -163,7 +163,7 @@ class Restore:
             )
         return [Restored(reading.state(partition), changelog, offset)]
 
-    def _take(self, reading: Reading, key: bytes, value: bytes | None) -> None:
+    def _take(self, reading: Reading, key: bytes, value: bytes | memoryview | None) -> None:
         try:
             reading.take(key, value)
         except ForeignLayout as error:
