@@ -22,6 +22,8 @@ from service.logs.runs import Run, joined
 PLACE = TopicPartition("ticks", 0)
 ATTRIBUTES = 21  # where they stand in a batch
 CONTROL = 0x20
+Record = tuple[bytes | None, bytes | None, list[tuple[str, bytes | None]]]
+
 blobs = st.none() | st.binary(max_size=200)
 headers = st.lists(st.tuples(st.text(max_size=5), st.none() | st.binary(max_size=5)), max_size=2)
 records = st.tuples(blobs, blobs, st.just([]) | headers)
@@ -39,7 +41,7 @@ def small_batches_too() -> Iterator[None]:
         yield
 
 
-def batch(offset: int, held: list[tuple[Any, ...]], codec: int = 0, producer: int = -1, magic: int = 2) -> bytearray:
+def batch(offset: int, held: list[Record], codec: int = 0, producer: int = -1, magic: int = 2) -> bytearray:
     builder = MemoryRecordsBuilder(
         magic, codec, 10**7, transactional=producer >= 0, producer_id=producer, producer_epoch=0, base_sequence=0
     )
@@ -51,7 +53,7 @@ def batch(offset: int, held: list[tuple[Any, ...]], codec: int = 0, producer: in
     return made
 
 
-def fetch(made: list[tuple[int, bool, int, list[tuple[Any, ...]]]]) -> bytes:
+def fetch(made: list[tuple[int, bool, int, list[Record]]]) -> bytes:
     """Batches after gaps, as compaction leaves them; some of a transaction that was aborted."""
     whole, offset = bytearray(), 0
     for gap, aborted, codec, held in made:
@@ -85,7 +87,7 @@ OURS = [partial(runs._PartitionRuns, hold=hold) for hold in (bytes, memoryview)]
 @settings(deadline=None)  # the first compiles
 @given(batches, st.integers(0, 30), st.lists(st.integers(1, 50), min_size=1, max_size=4))
 def test_any_fetch_is_read_as_kafka_python_reads_it(
-    made: list[tuple[int, bool, int, list[tuple[Any, ...]]]], start: int, sizes: list[int]
+    made: list[tuple[int, bool, int, list[Record]]], start: int, sizes: list[int]
 ) -> None:
     data = fetch(made)
     plain = outcome(Fetcher.PartitionRecords, data, start, sizes)
@@ -95,7 +97,7 @@ def test_any_fetch_is_read_as_kafka_python_reads_it(
 @settings(deadline=None)  # the first compiles
 @given(batches, st.data())
 def test_a_damaged_fetch_is_read_as_kafka_python_reads_it(
-    made: list[tuple[int, bool, int, list[tuple[Any, ...]]]], data: st.DataObject
+    made: list[tuple[int, bool, int, list[Record]]], data: st.DataObject
 ) -> None:
     whole = bytearray(fetch(made))
     header = 61
@@ -107,7 +109,7 @@ def test_a_damaged_fetch_is_read_as_kafka_python_reads_it(
 
 
 def test_what_comes_after_an_abort_is_read() -> None:
-    tick = (b"key", b"value" * 300, [])
+    tick: Record = (b"key", b"value" * 300, [])
     marker = batch(2, [(struct.pack(">hh", 0, 0), b"", [])], producer=7)
     marker[ATTRIBUTES + 1] |= CONTROL
     data = bytes(batch(0, [tick, tick], producer=7) + marker + batch(3, [tick], producer=7))
@@ -115,7 +117,7 @@ def test_what_comes_after_an_abort_is_read() -> None:
 
 
 def test_batches_of_the_oldest_format_are_read() -> None:
-    ticks = [(b"key", b"%d" % i, []) for i in range(20)]
+    ticks: list[Record] = [(b"key", b"%d" % i, []) for i in range(20)]
     found = outcome(OURS[0], bytes(batch(19, ticks, codec=1, magic=1)), 0, [10**6])
     assert [value for _, _, value, _ in found[:-1]] == [value for _, value, _ in ticks]
 
