@@ -23,7 +23,7 @@ from service.autoencoder import find, load
 from service.connection import KafkaSettings
 from service.logs import Checkpoint, PartitionState
 from service.logs.kafka import KafkaLog
-from service.scorer import Scorer, warm_up
+from service.scorer import Scorer
 from service.topics import create_topics
 from tests.kafka.broker import own_broker, produce
 from tests.kafka.toy import names
@@ -67,7 +67,6 @@ def write(kafka: KafkaSettings, scorer: Scorer, partitions: int, each: int) -> N
 
 def restore(kafka: KafkaSettings, scorer: Scorer, partitions: int) -> None:
     """Restore everything as a worker does, and print what it took."""
-    warm_up(scorer.model)
     streams = scorer.streams
     log = KafkaLog(kafka, streams.row_bytes, scorer.layout, streams.packed)
     before = resident()
