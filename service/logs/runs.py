@@ -140,9 +140,8 @@ class _PartitionRuns(Fetcher.PartitionRecords):  # type: ignore[misc]
         for record in islice(self.record_iterator, 1):
             if isinstance(record.value, Run):
                 run = record.value
-                self._rest = run.part(
-                    int(np.searchsorted(run.offset, self.fetch_offset))
-                )  # a batch may begin before it
+                first = int(np.searchsorted(run.offset, self.fetch_offset))  # a batch may begin before it
+                self._rest = run.part(first)
                 self._after_rest = self.next_fetch_offset
             else:
                 taken.add(record, 1)
@@ -184,7 +183,7 @@ class _Batch:
 def _parsed(batch: DefaultRecordBatch, hold: Hold) -> Run | None:
     """The records of a batch that is not compressed any more; None if it is not that simple."""
     buffer, n = batch._buffer, batch.records_count
-    spans = np.empty((min(n, len(buffer)), PARTS), np.int64)
+    spans = np.empty((max(0, min(n, len(buffer))), PARTS), np.int64)
     if len(spans) != n or not scan(np.frombuffer(buffer, np.uint8), batch._pos, spans):
         return None
     data = hold(buffer)
