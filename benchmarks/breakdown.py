@@ -9,7 +9,6 @@ worker's thread, less that of the stopwatches inside it; what the process uses b
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import os
 import subprocess
@@ -96,7 +95,6 @@ def watched(settings: KafkaSettings, client: str, cell: str, n: int) -> None:
     scoring = Scoring(cell, 20.0, 100, False, 168.0, 10**6, "127.0.0.1", port)
     scorer = scoring.scorer()
     warm_up(scorer.model)
-    gc.freeze()  # as the worker does (service/consume.py)
     streams = scorer.streams
     log = kafka_log.KafkaLog(settings, streams.row_bytes, scorer.layout, streams.packed, client=client, linger_ms=10)
     station = Station(scoring, scorer, log, ticks.decode)

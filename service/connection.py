@@ -15,6 +15,7 @@ from kafka import errors
 from kafka.net.compat import KafkaNetClient
 
 from service.errors import TickwatchError
+from service.sockets import DIRECT
 
 Client = TypeVar("Client")
 ATTEMPT_MS = 3000
@@ -65,6 +66,7 @@ class KafkaSettings:
             "security_protocol": self.security_protocol,
             "bootstrap_timeout_ms": ATTEMPT_MS,
             "reconnect_backoff_max_ms": 2000,
+            "proxy_url": f"{DIRECT}://",
         }
         if self.tls:
             config |= {

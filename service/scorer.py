@@ -13,6 +13,7 @@ from service.autoencoder import Model
 from service.features import Features, Prior, features
 from service.judge import Judge, Verdicts
 from service.logs import Records
+from service.logs.spans import PARTS, scan
 from service.streams import Streams, layout
 from service.ticks import Ticks, decode
 
@@ -53,6 +54,7 @@ def warm_up(model: Model) -> None:
     tick = b'{"stream":"warm-up","ts":1,"price":1}'
     two, _ = decode(Records(np.zeros(2, np.int32), np.arange(2), [None, None], [tick, tick.replace(b"1,", b"2,")]))
     Scorer(model, 20.0).score(two)
+    scan(np.zeros(1, np.uint8), 1, np.empty((0, PARTS), np.int64))
     gc.set_threshold(50_000, 20, 50)
 
 

@@ -217,7 +217,8 @@ class Streams:
         return self._pack([self._rows[partition][name] for partition, names in wanted for name in names])
 
     def _pack(self, rows: list[int]) -> NDArray[np.uint8]:
-        return np.concatenate([table[rows] for table in self._tables], axis=1)
+        at = np.array(rows, np.int64)
+        return np.concatenate([table[at] for table in self._tables], axis=1)
 
     def load(self, state: PartitionState) -> None:
         """Take over a partition with the rows that the log restored; whatever was held of it is dropped."""

@@ -18,7 +18,7 @@ SKIPPED = pytest.StashKey[str]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """kafka-python leaves sockets of refused connections and failed TLS handshakes to the garbage collector."""
-    left = r"unclosed <(ssl\.SSLSocket|socket\.socket .*laddr=\('0\.0\.0\.0', \d+\)>)"
+    left = r"unclosed <(ssl\.SSLSocket|(socket\.s|service\.sockets\.S)ocket .*laddr=\('0\.0\.0\.0', \d+\)>)"
     config.addinivalue_line("filterwarnings", f"ignore:{left}:ResourceWarning")
 
 

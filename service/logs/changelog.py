@@ -8,7 +8,8 @@ blocks* with all rows of BLOCK consecutive numbers, keyed `B{number // BLOCK}`. 
 each block that its old delta touched has been snapshotted since (or is, in the same transaction). So whatever compaction
 removes, the latest value of a row is in the latest record of some key, and applying records in offset order ends with it.
 Snapshots are written at the pace of the deltas, oldest
-first: the topic's size stays near twice the state's and so does the volume written.
+first: the topic's size stays near twice the state's and so does the volume written. While all deltas since them are no more
+than LIGHT rows they wait, so that the state of a few busy streams is not written twice.
 
 The changelog lives in epochs. Whoever gives up the state of another layout begins a new epoch, and its first commit voids all
 records before it, whatever compaction leaves of them; the tombstones that go with it only let the broker forget them.
@@ -30,6 +31,7 @@ BLOCK = 1024
 BLOCK_BYTES = 4 * 1024 * 1024  # of rows, so that a record with the longest names stays below RECORD_BYTES
 RECORD_BYTES = 8 * 1024 * 1024
 RING = 4096
+LIGHT = 8192  # rows: 14 MB, read back in a tenth of a second
 
 # magic and version, length of the layout text, bytes of the names, names, bytes per row, epoch, next input offset, sequence
 HEAD = struct.Struct("<4sHIIIIqq")
@@ -49,13 +51,21 @@ class Changelog:
     """
 
     def __init__(
-        self, layout: str, row_bytes: int, block: int = BLOCK, ring: int = RING, *, fresh: bool = False
+        self,
+        layout: str,
+        row_bytes: int,
+        block: int = BLOCK,
+        ring: int = RING,
+        light: int = LIGHT,
+        *,
+        fresh: bool = False,
     ) -> None:
         self.layout = layout
         self._layout = layout.encode()
         self._row_bytes = row_bytes
         self._block = max(1, min(block, BLOCK_BYTES // max(1, row_bytes)))
         self._ring_size = ring
+        self._light = light
         self._fresh = fresh
         self._void: set[bytes] = set()  # keys whose last record is of an earlier epoch
         self._begin(0)
@@ -106,8 +116,9 @@ class Changelog:
             self._touch(numbers[part])
             records.append((b"D%d" % place, self._encode(names[part], rows[part], numbers[part])))
         self._credit += len(names)
-        while self._dirty and self._credit >= self._size(next(iter(self._dirty))):
-            self._credit -= self._size(self._snapshot_oldest(due))
+        times = max(1, self._light // max(1, len(self.names)))  # that all rows may change before their snapshots
+        while self._dirty and self._credit >= times * self._size(next(iter(self._dirty))):
+            self._credit -= times * self._size(self._snapshot_oldest(due))
         if not self._dirty:
             self._credit = 0
         for block in due:
@@ -171,11 +182,13 @@ class Changelog:
         expected = (int(np.count_nonzero(lengths)), self._row_bytes)
         if rows.shape != expected or rows.dtype != np.uint8:
             raise ValueError(f"rows are {rows.dtype} {rows.shape}, expected uint8 {expected}")
-        return b"".join((head, self._layout, lengths.tobytes(), text, numbers.tobytes(), rows.tobytes()))
+        return b"".join(
+            (head, self._layout, lengths.tobytes(), text, numbers.tobytes(), np.ascontiguousarray(rows).data)
+        )
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
-    def read(self, key: bytes, value: bytes | None) -> tuple[NDArray[np.uint32], NDArray[np.uint8]]:
+    def read(self, key: bytes, value: bytes | memoryview | None) -> tuple[NDArray[np.uint32], NDArray[np.uint8]]:
         """Take in one record; returns the numbers uint32 [n] and rows uint8 [n, row_bytes] that it sets."""
         nothing = np.zeros(0, np.uint32), np.zeros((0, self._row_bytes), np.uint8)
         if value is None:
@@ -195,11 +208,11 @@ class Changelog:
         at = HEAD.size + layout_bytes
         layout = value[HEAD.size : at]
         if layout != self._layout or row_bytes != self._row_bytes:
-            self._foreign = layout.decode(errors="replace")
+            self._foreign = str(layout, errors="replace")
             self.next_offset = next_offset
             return nothing
         lengths = np.frombuffer(value, np.uint16, n, at)
-        text = value[at + 2 * n : at + 2 * n + text_bytes].decode("utf-8", "surrogatepass")
+        text = str(value[at + 2 * n : at + 2 * n + text_bytes], "utf-8", "surrogatepass")
         at += 2 * n + text_bytes
         place = int(key[1:])
         self.next_offset, self._sequence = next_offset, max(sequence, self._sequence)

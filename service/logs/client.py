@@ -17,6 +17,7 @@ from service.errors import TickwatchError
 from service.logs import SCHEMA_HEADER, TRACE_HEADER, Records
 
 Headers = Sequence[tuple[str, bytes | None]]
+Change = tuple[int, bytes, bytes | memoryview | None]  # partition, key and value of a record of the changelog
 CLIENTS = ("kafka-python", "confluent-kafka")
 READ_BYTES = (
     2 * 1024 * 1024
@@ -115,8 +116,8 @@ class Reader(Protocol):
     def start(self, partition: int) -> None:
         """Begin with a partition."""
 
-    def poll(self, timeout_ms: int) -> list[tuple[int, bytes, bytes | None]]:
-        """The next (partition, key, value), in order within a partition."""
+    def poll(self, timeout_ms: int) -> list[Change]:
+        """The next ones, in order within a partition."""
 
     def stands(self, partition: int) -> int | None:
         """Everything committed before this offset was polled."""

@@ -20,7 +20,7 @@ from service.connection import KafkaSettings, Unreachable, Unsettled
 from service.errors import TickwatchError
 from service.logs import Records
 from service.logs.changelog import RECORD_BYTES
-from service.logs.client import READ_BYTES, Headers, Rebalance, carried
+from service.logs.client import READ_BYTES, Change, Headers, Rebalance, carried
 from service.logs.librdkafka import FINAL, config, explain, explained
 
 CONSUMER: dict[str, Any] = {
@@ -301,12 +301,12 @@ class Reader:
         with explained(self._settings):
             self._reader.incremental_assign([TopicPartition(self._settings.changelog, partition, ck.OFFSET_BEGINNING)])
 
-    def poll(self, timeout_ms: int) -> list[tuple[int, bytes, bytes | None]]:
+    def poll(self, timeout_ms: int) -> list[Change]:
         """See client.Reader."""
         with explained(self._settings):
             first = self._reader.poll(timeout_ms / 1000)
             batch = [] if first is None else [first, *self._reader.consume(READ_AT_ONCE - 1, 0)]
-            found = []
+            found: list[Change] = []
             for record in batch:
                 error = record.error()
                 partition, offset = cast("int", record.partition()), cast("int", record.offset())

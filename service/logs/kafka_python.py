@@ -7,13 +7,11 @@ commit through the producer, which has a thread of its own.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from itertools import chain
 
 import numpy as np
 from kafka import ConsumerRebalanceListener, KafkaConsumer, KafkaProducer, TopicPartition, errors
-from kafka.consumer.fetcher import ConsumerRecord
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.producer.future import FutureRecordMetadata
 from kafka.structs import ConsumerGroupMetadata, MemberState, OffsetAndMetadata
@@ -21,7 +19,8 @@ from kafka.structs import ConsumerGroupMetadata, MemberState, OffsetAndMetadata
 from service.connection import KafkaSettings, Unreachable, Unsettled, connect, explain_error
 from service.logs import NOTHING, Records
 from service.logs.changelog import RECORD_BYTES
-from service.logs.client import READ_BYTES, Rebalance, carried
+from service.logs.client import READ_BYTES, Change, Rebalance, carried
+from service.logs.runs import Run, in_columns, joined
 
 CONSUMER = {
     "enable_auto_commit": False,
@@ -117,6 +116,7 @@ class Consumer:
             partition_assignment_strategy=[assignor],
         )
         assignor.consumer = self._consumer
+        self._poll = in_columns(self._consumer)
         metrics = self._consumer.metrics(raw=True).items()
         (self._heartbeat,) = (m for name, m in metrics if name.name == "last-heartbeat-seconds-ago")
         self._consumer.subscribe([settings.ticks], listener=Listener(self._consumer, rebalance))
@@ -134,12 +134,12 @@ class Consumer:
             if coordinator.need_rejoin() or silent or self._consumer.group_metadata().state is not MemberState.STABLE:
                 coordinator.request_rejoin()
                 coordinator.poll(timeout_ms=JOIN_MS)
-            found = self._consumer.poll(timeout_ms, max_records)
+            found = self._poll(timeout_ms, max_records)
         except errors.KafkaError as error:
             if error.__cause__ is not None and not isinstance(error.__cause__, errors.KafkaError):
                 raise error.__cause__ from None  # from `rebalance`, wrapped by kafka-python
             raise explain_error(self._settings, error) from error
-        return _records(chain.from_iterable(found.values()), traced=self._traced)
+        return _records(found, traced=self._traced)
 
     def _ticks(self, partitions: Iterable[int]) -> list[TopicPartition]:
         return [TopicPartition(self._settings.ticks, p) for p in partitions]
@@ -276,6 +276,7 @@ class Reader:
             fetch_max_bytes=READ_BYTES,
             max_poll_records=64,
         )
+        self._poll = in_columns(self._reader, memoryview)
 
     def _place(self, partition: int) -> TopicPartition:
         return TopicPartition(self._settings.changelog, partition)
@@ -300,11 +301,11 @@ class Reader:
             self._reader.resume(self._place(partition))  # it may have been read, and stopped, before
             self._reader.seek_to_beginning(self._place(partition))
 
-    def poll(self, timeout_ms: int) -> list[tuple[int, bytes, bytes | None]]:
+    def poll(self, timeout_ms: int) -> list[Change]:
         """See client.Reader."""
         with _explained(self._settings):
-            found = self._reader.poll(timeout_ms).values()
-        return [(r.partition, r.key, r.value) for records in found for r in records]
+            found = self._poll(timeout_ms).items()
+        return [(tp.partition, bytes(k), v) for tp, run in found for k, v in zip(run.key, run.value, strict=True)]
 
     def stands(self, partition: int) -> int | None:
         """See client.Reader."""
@@ -323,14 +324,15 @@ class Reader:
         self._reader.close()
 
 
-def _records(batch: Iterable[ConsumerRecord], *, traced: bool) -> Records:
-    columns = dict(zip(ConsumerRecord._fields, zip(*batch, strict=True), strict=False))
-    if not columns:
+def _records(found: Mapping[TopicPartition, Run], *, traced: bool) -> Records:
+    if not found:
         return NOTHING
+    run = joined(found.values())
+    partitions = np.array([tp.partition for tp in found], np.int32)
     return Records(
-        np.array(columns["partition"], np.int32),
-        np.array(columns["offset"], np.int64),
-        list(columns["key"]),
-        list(columns["value"]),
-        *carried(columns["headers"], traced=traced),
+        np.repeat(partitions, [len(part) for part in found.values()]),
+        run.offset,
+        list(run.key),
+        list(run.value),
+        *carried(run.headers, traced=traced),
     )

@@ -10,7 +10,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from service.connection import KafkaSettings, Unsettled
 from service.errors import TickwatchError
@@ -18,6 +17,7 @@ from service.journal import event
 from service.logs import PartitionState
 from service.logs.changelog import Changelog, ForeignLayout
 from service.logs.client import Consumer, Reader
+from service.table import Table
 
 LOG = logging.getLogger("tickwatch")
 SLICE_S = 0.25  # the other partitions wait no longer than this for records
@@ -44,26 +44,24 @@ class Reading:
     changelog: Changelog
     committed: int | None
     end: int
-    rows: NDArray[np.uint8] = field(repr=False)
+    table: Table = field(repr=False)
 
-    def take(self, key: bytes, value: bytes | None) -> None:
+    def take(self, key: bytes, value: bytes | memoryview | None) -> None:
         """Apply one record."""
         numbers, found = self.changelog.read(key, value)
         n = len(self.changelog.names)
-        if n > len(self.rows):
-            rows = np.empty((n + n // 4, self.rows.shape[1]), np.uint8)
-            rows[: len(self.rows)] = self.rows
-            self.rows = rows
-        self.rows[numbers] = found
+        if n > len(self.table.rows):
+            self.table.grow(n + n // 4)
+        self.table.rows[numbers] = found
 
     def state(self, partition: int) -> PartitionState:
         """The streams that are held now and their rows."""
         names = self.changelog.names
         streams = [name for name in names if name]
         if len(streams) == len(names):
-            return PartitionState(partition, streams, self.rows[: len(names)])
+            return PartitionState(partition, streams, self.table.rows[: len(names)])
         held = np.array([number for number, name in enumerate(names) if name], np.int64)
-        return PartitionState(partition, streams, self.rows[held])
+        return PartitionState(partition, streams, self.table.rows[held])
 
 
 class Restore:
@@ -89,8 +87,8 @@ class Restore:
         self._new = new
         self._reading: dict[int, Reading] = {}
         self._mismatches: dict[int, int] = {}
-        self._lent: list[NDArray[np.uint8]] = []  # tables of rows that the caller is about to copy
-        self._spare: list[NDArray[np.uint8]] = []
+        self._lent: list[Table] = []  # which the caller is about to copy
+        self._spare: list[Table] = []
 
     def step(self, waiting: dict[int, int]) -> list[Restored]:
         """Go on with the partitions in `waiting` for about SLICE_S; returns those that are ready.
@@ -119,8 +117,8 @@ class Restore:
     def _begin(self, partition: int, serial: int) -> None:
         committed = self._group.committed(partition, STABLE_MS)
         end = self._reader.end(partition)
-        rows = self._spare.pop() if self._spare else np.empty((0, self._row_bytes), np.uint8)
-        self._reading[partition] = Reading(serial, self._new(), committed, end, rows)
+        table = self._spare.pop() if self._spare else Table(0, np.uint8, (self._row_bytes,))
+        self._reading[partition] = Reading(serial, self._new(), committed, end, table)
         self._reader.start(partition)
 
     def _finished(self) -> list[Restored]:
@@ -131,7 +129,7 @@ class Restore:
                 del self._reading[partition]
                 self._reader.stop(partition)
                 ready += self._check(partition, reading)
-                self._lent.append(reading.rows)
+                self._lent.append(reading.table)
         return ready
 
     def _check(self, partition: int, reading: Reading) -> list[Restored]:
@@ -163,7 +161,7 @@ class Restore:
             )
         return [Restored(reading.state(partition), changelog, offset)]
 
-    def _take(self, reading: Reading, key: bytes, value: bytes | None) -> None:
+    def _take(self, reading: Reading, key: bytes, value: bytes | memoryview | None) -> None:
         try:
             reading.take(key, value)
         except ForeignLayout as error:
@@ -178,7 +176,7 @@ class Restore:
     def close(self) -> None:
         """Give connections and memory back."""
         self._reader.close()
-        held = sum(table.nbytes for table in self._spare + self._lent)
+        held = sum(table.rows.nbytes for table in self._spare + self._lent)
         self._spare, self._lent = [], []
         if held > GARBAGE_BYTES:  # kafka-python's timeouts leave cycles of frames and tracebacks that hold the tables
             gc.collect()

@@ -24,8 +24,8 @@ def rows_of(model: dict[str, int]) -> Callable[[list[str]], NDArray[np.uint8]]:
     return lambda names: np.array([model[n] for n in names], np.uint32).view(np.uint8).reshape(len(names), ROW_BYTES)
 
 
-def new(layout: str = "layout", *, fresh: bool = False) -> Changelog:
-    return Changelog(layout, ROW_BYTES, block=4, ring=3, fresh=fresh)
+def new(layout: str = "layout", *, light: int = 0, fresh: bool = False) -> Changelog:
+    return Changelog(layout, ROW_BYTES, block=4, ring=3, light=light, fresh=fresh)
 
 
 def restore(log: Records, layout: str = "layout", *, fresh: bool = False) -> tuple[Changelog, dict[str, int]]:
@@ -54,7 +54,7 @@ def test_compaction_at_any_point_loses_no_row_and_brings_no_removed_one_back(
     model: dict[str, int] = {}
     log: Records = []
     layout = "layout"
-    changelog = new()
+    changelog = new(light=data.draw(st.sampled_from([0, 8, 200])))
     for offset, (batch, gone) in enumerate(batches, start=1):
         model |= {f"stream {i}": offset * 1000 + i for i in batch}
         names = [f"stream {i}" for i in batch]
@@ -99,7 +99,7 @@ def test_a_record_of_an_unknown_format_is_never_read() -> None:
 
 def test_the_topic_stays_near_twice_the_state() -> None:
     model: dict[str, int] = {f"stream {i}": 0 for i in range(1000)}
-    changelog = Changelog("layout", ROW_BYTES, block=16, ring=4096)
+    changelog = Changelog("layout", ROW_BYTES, block=16, ring=4096, light=0)
     topic: dict[bytes, int] = {}
     written = changed = 0
     rng = np.random.default_rng(1)
@@ -113,3 +113,15 @@ def test_the_topic_stays_near_twice_the_state() -> None:
     row = sum(len(value or b"") for _, value in first) / 2000
     assert sum(topic.values()) < 4 * 1000 * row
     assert written < 4 * changed * row
+
+
+def test_the_state_of_a_few_busy_streams_is_hardly_written_twice() -> None:
+    model = {f"stream {i}": 0 for i in range(100)}
+    changelog = Changelog("layout", ROW_BYTES, block=128, light=1000)
+    deltas = snapshots = 0
+    for offset in range(200):
+        for key, value in changelog.write(offset, list(model), rows_of(model)(list(model)), [], rows_of(model)):
+            deltas += len(value or b"") * key.startswith(b"D")
+            snapshots += len(value or b"") * key.startswith(b"B")
+    assert 0 < snapshots < 0.15 * deltas
+    assert len(changelog._places) * 100 < 2 * 1000

@@ -9,9 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from kafka import KafkaConsumer, TopicPartition
 
-from service.connection import KafkaSettings
+from service.connection import KafkaSettings, connect
 from service.errors import TickwatchError
+from service.logs import runs
 from service.logs.client import Producer, find
 from service.logs.membership import Membership
 from tests.kafka.broker import produce, read_all
@@ -50,6 +52,25 @@ def test_a_transaction_with_a_record_that_was_refused_is_not_committed(settings:
     consumer.close()
     find(client).producer(settings).discard()  # settles what was left open
     assert read_all(settings.bootstrap_servers, settings.scores) == []
+
+
+def test_an_untested_kafka_python_brings_the_same_records(
+    settings: KafkaSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    produce(settings.bootstrap_servers, settings.ticks, TICKS * 20, partition=0)
+    place = TopicPartition(settings.ticks, 0)
+    found: list[tuple[list[int], list[bytes], list[bytes]]] = []
+    for tested in (runs.TESTED, ()):
+        monkeypatch.setattr(runs, "TESTED", tested)
+        consumer = connect(settings, KafkaConsumer, auto_offset_reset="earliest")
+        consumer.assign([place])
+        poll, polled = runs.in_columns(consumer), runs.NOTHING
+        while len(polled) < 20 * len(TICKS):
+            polled = runs.joined([polled, *poll(1000, 7).values()])
+        consumer.close()
+        found.append((polled.offset.tolist(), list(polled.key), list(polled.value)))
+    assert found[0] == found[1]
+    assert found[0][2] == [value for _, value in TICKS * 20]
 
 
 def commit_all(producer: Producer, identity: object) -> None:

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ from kafka.admin import ConfigResource, ConfigResourceType
 
 from service.connection import KafkaSettings
 from service.errors import TickwatchError
+from service.logs import kafka
+from service.logs.changelog import Changelog
 from service.logs.client import CLIENTS
 from service.topics import create_topics
 from tests.kafka.broker import Broker, free_ports, produce, read_all
@@ -201,7 +204,10 @@ def test_a_worker_whose_name_was_taken_stops_and_says_so(
     assert_exactly_once(settings)
 
 
-def test_what_compaction_leaves_is_enough(settings: KafkaSettings, toys: Callable[..., Toy]) -> None:
+def test_what_compaction_leaves_is_enough(
+    settings: KafkaSettings, toys: Callable[..., Toy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka, "Changelog", partial(Changelog, light=0))  # or snapshots begin after thousands of ticks
     produce(settings.bootstrap_servers, settings.ticks, TICKS * 4)
     toy = toys(settings, max_records=20)
     until(finished(settings), toy)
