@@ -122,19 +122,24 @@ def test_what_was_called_too_late_has_changed_nothing_and_what_was_answered_coun
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_after_what_has_begun(tmp_path: Path, number: signal.Signals) -> None:
-    with server(tmp_path, "--linger-ms", "800") as running, running.client() as client:
+    with server(tmp_path, "--linger-ms", "3000") as running, running.client() as client:
         answers: list[httpx.Response] = []
         asking = threading.Thread(
             target=lambda: answers.append(client.post("/v1/streams/S/ticks", json={"ticks": BODY[:5]}))
         )
-        with running.client() as other, other.stream("GET", "/v1/alerts/stream", headers=SSE) as events:
+        with (
+            running.client() as other,
+            running.client() as watching,
+            other.stream("GET", "/v1/alerts/stream", headers=SSE) as events,
+        ):
             assert events.status_code == 200
             asking.start()
-            time.sleep(0.3)
+            while "tickwatch_http_waiting_ticks 5.0" not in watching.get("/metrics").text:
+                assert asking.is_alive()
             running.process.send_signal(number)
             asking.join()
             assert answers[0].status_code == 200
-            assert running.process.wait(timeout=10) in {0, -number, 128 + number}
+            assert running.process.wait(timeout=60) in {0, -number, 128 + number}
 
 
 def raw(running: Server, *parts: bytes, pause: float = 0.0, wait: float = 20.0) -> bytes:
@@ -159,7 +164,6 @@ HEAD = b"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Type: application
 
 def test_clients_that_dawdle_or_send_too_much_are_shown_out_while_others_are_served(tmp_path: Path) -> None:
     with server(tmp_path) as running, ThreadPoolExecutor(8) as pool, running.client() as client:
-        began = time.monotonic()
         slow_headers = [pool.submit(raw, running, *[b"GET /healthz HTTP/1.1\r\n", *[b"X: y\r\n"] * 8], pause=1.0)]
         slow_headers.append(pool.submit(raw, running, b""))
         again = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -172,9 +176,8 @@ def test_clients_that_dawdle_or_send_too_much_are_shown_out_while_others_are_ser
         while not slow_headers[0].done():
             asked = time.monotonic()
             assert client.post("/v1/streams/S/ticks", json={"ticks": BODY[:1]}).status_code == 200
-            assert time.monotonic() - asked < 3
+            assert time.monotonic() - asked < guard.HEADER_SECONDS
             time.sleep(0.5)
-        assert time.monotonic() - began < guard.HEADER_SECONDS + 8
         assert b" 408 " in slow_headers[0].result()
         assert b" 408 " in slow_headers[1].result()
         assert b"alive" in slow_headers[2].result()
