@@ -186,7 +186,9 @@ T = TypeVar("T")
 _score_request = msgspec.json.Decoder(ScoreRequest)
 _ticks_request = msgspec.json.Decoder(TicksRequest)
 _tick = msgspec.json.Decoder(Tick)
-_NAMED = re.compile(r"(?:missing required|contains unknown) field `(.{1,64})`$")  # msgspec's path ends before that field
+_NAMED = re.compile(
+    r"(?:missing required|contains unknown) field `(.{1,64})`$"
+)  # msgspec's path ends before that field
 TOLD = 300  # characters of what was wrong; a name that a sender made up may be as long as a body
 stream_of, _ts_of, _seq_of = attrgetter("stream"), attrgetter("ts"), attrgetter("seq")
 _state_line = msgspec.json.Decoder(_StateLine)

@@ -122,7 +122,7 @@ def test_what_was_called_too_late_has_changed_nothing_and_what_was_answered_coun
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_after_what_has_begun(tmp_path: Path, number: signal.Signals) -> None:
-    with server(tmp_path, "--linger-ms", "3000") as running, running.client() as client:
+    with server(tmp_path, "--linger-ms", "1000") as running, running.client() as client:
         answers: list[httpx.Response] = []
         asking = threading.Thread(
             target=lambda: answers.append(client.post("/v1/streams/S/ticks", json={"ticks": BODY[:5]}))
@@ -134,8 +134,8 @@ def test_a_signal_ends_it_after_what_has_begun(tmp_path: Path, number: signal.Si
         ):
             assert events.status_code == 200
             asking.start()
-            while "tickwatch_http_waiting_ticks 5.0" not in watching.get("/metrics").text:
-                assert asking.is_alive()
+            while asking.is_alive() and "tickwatch_http_waiting_ticks 5.0" not in watching.get("/metrics").text:
+                pass
             running.process.send_signal(number)
             asking.join()
             assert answers[0].status_code == 200
@@ -168,6 +168,8 @@ def test_clients_that_dawdle_or_send_too_much_are_shown_out_while_others_are_ser
         slow_headers.append(pool.submit(raw, running, b""))
         again = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
         slow_headers.append(pool.submit(raw, running, again, b"GET /healthz HTTP/1.1\r\n", pause=0.1))
+        goodbye = again.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+        idle = pool.submit(raw, running, again, goodbye, pause=6.0)
         slow_body = pool.submit(raw, running, HEAD + b"Content-Length: 100\r\n\r\n", b" ", b" ", pause=1.0, wait=40)
         many_headers = pool.submit(raw, running, b"GET / HTTP/1.1\r\n", *[b"X: " + b"y" * 9000 + b"\r\n"] * 20)
         large = pool.submit(raw, running, HEAD + b"Content-Length: 99999999\r\n\r\n" + b" " * 100_000)
@@ -181,6 +183,7 @@ def test_clients_that_dawdle_or_send_too_much_are_shown_out_while_others_are_ser
         assert b" 408 " in slow_headers[0].result()
         assert b" 408 " in slow_headers[1].result()
         assert b"alive" in slow_headers[2].result()
+        assert idle.result().count(b"alive") == 2
         assert b" 408 " in slow_body.result()
         assert b" 431 " in many_headers.result()
         assert b" 413 " in large.result()
@@ -204,6 +207,22 @@ def test_what_is_not_http_ends_with_problem_details(tmp_path_factory: pytest.Tem
         answer = raw(running, request_, wait=3)
         assert b" 400 " in answer
         assert json.loads(answer.partition(b"\r\n\r\n")[2])["type"] == "/docs#bad-request"
+
+
+def test_an_offer_to_speak_another_protocol_is_ignored(tmp_path: Path) -> None:
+    """As Java's HTTP client and `curl --http2` make one with their first request."""
+    body = json.dumps({"ticks": BODY[:1]}).encode()
+    head = b"POST /v1/streams/S/ticks HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n"
+    length = b"Content-Length: %d\r\n" % len(body)
+    last = b"GET /v1/streams/S HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    with server(tmp_path) as running:
+        for parts in (
+            [head + offer + length + b"\r\n" + body + last],
+            [head + offer + length, b"\r\n", body[:20], body[20:], last],
+            [last.replace(b"close", b"Upgrade").replace(b"\r\n\r\n", b"\r\nUpgrade: websocket\r\n\r\n"), last],
+        ):
+            assert raw(running, *parts, pause=0.05).count(b"HTTP/1.1 200 ") == 2
 
 
 def test_alerts_are_followed_live_and_resumed_behind_the_last_one(tmp_path: Path) -> None:
