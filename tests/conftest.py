@@ -8,10 +8,14 @@ import warnings
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 with warnings.catch_warnings():  # kafka-python 3.0.12 reads its schemas in a way that Python 3.11 and 3.12 deprecate
     warnings.simplefilter("ignore", DeprecationWarning)
     from tests.kafka.broker import Broker, fetch_jars, missing
+
+settings.register_profile("any-machine", deadline=None)  # a busy one takes seconds for what a quiet one does at once
+settings.load_profile("any-machine")
 
 
 def pytest_configure(config: pytest.Config) -> None:
