@@ -26,7 +26,7 @@ test: $(VENV)/test.stamp ## formatter, linter, type checker and all tests
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile  # most wait for brokers, browsers and processes; a file's tests share theirs
 
 bench: $(VENV)/test.stamp ## tickwatch against the floor and its peers, latency, growth, profile: 25 minutes, into docs/performance.md
 	@exec $(BIN)/python -m benchmarks.bench $${PARTS:+--parts "$$PARTS"} $${SIZE:+--ticks "$$SIZE"} $${CELLS:+--cells "$$CELLS"}

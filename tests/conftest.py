@@ -8,12 +8,14 @@ import warnings
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 with warnings.catch_warnings():  # kafka-python 3.0.12 reads its schemas in a way that Python 3.11 and 3.12 deprecate
     warnings.simplefilter("ignore", DeprecationWarning)
     from tests.kafka.broker import Broker, fetch_jars, missing
 
-SKIPPED = pytest.StashKey[str]()
+settings.register_profile("any-machine", deadline=None)  # a busy one takes seconds for what a quiet one does at once
+settings.load_profile("any-machine")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -28,7 +30,7 @@ def pytest_sessionfinish() -> None:
 
 
 @pytest.fixture(scope="session")
-def kafka_jars(pytestconfig: pytest.Config) -> None:
+def kafka_jars() -> None:
     """Everything that starting a broker needs; skips, or fails in CI, where it cannot be had."""
     reason = missing()
     if reason is None:
@@ -36,7 +38,6 @@ def kafka_jars(pytestconfig: pytest.Config) -> None:
     elif os.environ.get("CI") == "true":
         pytest.fail(f"no Kafka: {reason}")
     else:
-        pytestconfig.stash[SKIPPED] = reason
         pytest.skip(f"no Kafka: {reason}")
 
 
@@ -67,8 +68,12 @@ def own_broker(kafka_jars: None, tmp_path_factory: pytest.TempPathFactory) -> It
         broker.kill()
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say loudly, once, what was not tested."""
-    reason = config.stash.get(SKIPPED, None)
-    if reason is not None:
-        terminalreporter.write_line(f"KAFKA TESTS SKIPPED: {reason}", red=True, bold=True)
+    for report in terminalreporter.getreports("skipped"):
+        _, found, reason = str(report.longrepr).partition("Skipped: no Kafka: ")
+        if found:
+            terminalreporter.write_line(
+                f"KAFKA TESTS SKIPPED: {reason[:-2]}", red=True, bold=True
+            )  # without tuple's end
+            return

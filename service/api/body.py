@@ -65,4 +65,4 @@ def _not_gzip(why: str) -> Problem:
 
 def _too_large(most: int) -> Problem:
     detail = f"The body is larger than {most} bytes, as sent or as unpacked."
-    return Problem("too-large", detail, "Send fewer ticks at a time.", headers=_CLOSE)
+    return Problem("too-large", detail, "Send fewer ticks at a time.", "body", _CLOSE)

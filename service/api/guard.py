@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.api.problems import MEDIA_TYPE, Problem
 
 HEADER_SECONDS = 10.0
 WRITE_SECONDS = 30.0
+KEEP_ALIVE_SECONDS = (
+    75  # longer than clients and proxies keep one: who sends while it is being closed has lost a request
+)
 LINGER_SECONDS = 1.0  # a socket that is closed while more comes in takes its last answer back
 HEADER_BYTES = 64 * 1024
 CONNECTIONS = 2000
@@ -61,6 +66,7 @@ class Guard(HttpToolsProtocol):
         self._unread: asyncio.TimerHandle | None = None
         self._in_headers = self._refused = False
         self._header_bytes = 0
+        self._received = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
@@ -78,6 +84,7 @@ class Guard(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._refused or self.transport.is_closing():
             return
+        self._received = data
         super().data_received(data)
         if self._in_headers:
             self._await_headers()  # only now, for most requests come whole
@@ -108,6 +115,20 @@ class Guard(HttpToolsProtocol):
     def _too_slow(self) -> None:
         detail = f"The headers did not arrive within {self.header_seconds:g} s."
         self._refuse(Problem("timeout", detail, "Send the whole request at once."))
+
+    def _should_upgrade(self) -> bool:
+        return self.parser.get_method() != b"CONNECT"
+
+    def handle_websocket_upgrade(self) -> None:
+        """Ignore an offer to upgrade (RFC 9110, 7.8), as Java and curl make one to HTTP/2: read the request without it.
+
+        httptools takes the body for the other protocol's, and says in its exception where that begins.
+        """
+        (begin,) = sys.exception().args  # type: ignore[union-attr]
+        lines = [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
+        start = b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        self.parser = httptools.HttpRequestParser(self)
+        self.data_received(b"\r\n".join([start, *lines, b"", self._received[begin:]]))
 
     def pause_writing(self) -> None:
         super().pause_writing()

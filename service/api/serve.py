@@ -20,7 +20,7 @@ from service.api.desk import Desk
 from service.api.direct import Direct
 from service.api.engine import Engine
 from service.api.feed import Feed
-from service.api.guard import Guard
+from service.api.guard import KEEP_ALIVE_SECONDS, Guard
 from service.api.keys import Keys
 from service.api.live import Live
 from service.api.shell import Shell
@@ -202,6 +202,7 @@ def _config(options: Options, app: ASGIApp) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=GRACE_SECONDS,
         ssl_certfile=options.tls_cert_file,
         ssl_keyfile=options.tls_key_file,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from operator import attrgetter
 from typing import Annotated, Literal, TypeVar
 
@@ -185,13 +186,18 @@ T = TypeVar("T")
 _score_request = msgspec.json.Decoder(ScoreRequest)
 _ticks_request = msgspec.json.Decoder(TicksRequest)
 _tick = msgspec.json.Decoder(Tick)
+_NAMED = re.compile(
+    r"(?:missing required|contains unknown) field `(.{1,64})`$"
+)  # msgspec's path ends before that field
+TOLD = 300  # characters of what was wrong; a name that a sender made up may be as long as a body
 stream_of, _ts_of, _seq_of = attrgetter("stream"), attrgetter("ts"), attrgetter("seq")
 _state_line = msgspec.json.Decoder(_StateLine)
 
 
 def invalid(field: str, what: str) -> Problem:
-    """A field that does not hold what it must."""
-    return Problem("invalid", f"{field}: {what}" if field else what, "Correct it; /docs shows what is expected.", field)
+    """A field that does not hold what it must; the body, if it is no field of its own."""
+    field = field or "body"
+    return Problem("invalid", f"{field}: {what[:TOLD]}", "Correct it; /docs shows what is expected.", field)
 
 
 def _decoded(decoder: msgspec.json.Decoder[T], body: bytes, where: str = "") -> T:
@@ -199,7 +205,8 @@ def _decoded(decoder: msgspec.json.Decoder[T], body: bytes, where: str = "") -> 
         return decoder.decode(body)
     except msgspec.ValidationError as error:
         what, _, path = str(error).partition(" - at `$")
-        field = (where + path.rstrip("`")).lstrip(".")
+        named = _NAMED.search(what)
+        field = f"{where}{path.rstrip('`')}{f'.{named[1]}' if named else ''}".lstrip(".")
         raise invalid(field, what) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise invalid(where, f"not JSON: {error}") from error

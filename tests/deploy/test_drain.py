@@ -81,9 +81,9 @@ def test_sigterm_under_load_commits_leaves_and_exits_with_0_in_time(settings: Ka
     feed = threading.Thread(target=send)
     worker = start(settings, port, tmp_path / "worker.log")
     try:
-        within(30, lambda: probe(port, "/readyz") == 200)
+        within(60, lambda: probe(port, "/readyz") == 200)
         feed.start()
-        within(30, lambda: bool(scored(settings)))
+        within(60, lambda: bool(scored(settings)))
         began = time.monotonic()
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(GRACE_S) == 0
@@ -110,7 +110,7 @@ def test_without_kafka_a_worker_is_alive_but_not_ready(tmp_path: Path) -> None:
     nobody, port = free_ports(2)
     worker = start(KafkaSettings(bootstrap_servers=f"127.0.0.1:{nobody}"), port, tmp_path / "worker.log")
     try:
-        assert within(30, lambda: probe(port, "/healthz")) == 200
+        assert within(60, lambda: probe(port, "/healthz")) == 200
         assert probe(port, "/readyz") == 503
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(GRACE_S) == 0

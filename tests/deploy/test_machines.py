@@ -49,13 +49,7 @@ def test_our_services_are_read_only_and_run_this_version() -> None:
         assert any(mount.startswith("/tmp") for mount in service["tmpfs"])
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *OURS.keys() - {"server"},
-        "server",
-    ],
-)
+@pytest.mark.parametrize("name", OURS)
 def test_compose_sets_only_settings_of_the_command(name: str) -> None:
     assert OURS[name]["environment"].keys() <= SETTINGS[" ".join(OURS[name]["command"])]
 

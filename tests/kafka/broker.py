@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import fcntl
 import re
 import shutil
 import signal
@@ -52,23 +52,15 @@ def _jars() -> bool:
 
 def fetch_jars() -> None:
     """Get the broker's jars through Maven, once, into `.cache/kafka`."""
-    if _jars():
-        return
-    fresh = JARS.with_name(f"kafka.{os.getpid()}")  # renamed when complete: an interrupted download leaves nothing half
-    command = [
-        "mvn",
-        "-q",
-        "-B",
-        "-f",
-        str(HERE / "pom.xml"),
-        "dependency:copy-dependencies",
-        f"-DoutputDirectory={fresh}",
-    ]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    if _jars():
-        shutil.rmtree(fresh)
-    else:
-        fresh.rename(JARS)
+    JARS.parent.mkdir(exist_ok=True)
+    with JARS.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several processes of tests may begin at once
+        if not _jars():
+            fresh = JARS.with_suffix(".part")  # renamed when complete: an interrupted download leaves nothing half
+            pom = str(HERE / "pom.xml")
+            command = ["mvn", "-q", "-B", "-f", pom, "dependency:copy-dependencies", f"-DoutputDirectory={fresh}"]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            fresh.rename(JARS)
 
 
 def free_ports(n: int) -> list[int]:

@@ -160,7 +160,7 @@ def test_training_from_a_topic_makes_the_model_that_training_from_the_same_ticks
         command = [str(TICKWATCH), "train", *small, *arguments]
         environment = os.environ | {"TERM": "dumb", "COLUMNS": "250"}
         found = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=100
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=250
         )
         assert found.returncode == 0, found.stderr
         return found.stderr

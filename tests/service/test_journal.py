@@ -145,7 +145,7 @@ def test_a_worker_speaks_json_from_first_to_last_and_keeps_its_password(tmp_path
         assert time.monotonic() < deadline
         time.sleep(0.1)
     worker.send_signal(signal.SIGTERM)
-    assert worker.wait(timeout=20) == 0
+    assert worker.wait(timeout=60) == 0
     said = (tmp_path / "err").read_text()
     assert "hunter2" not in said
     events = [json.loads(line) for line in said.splitlines()]

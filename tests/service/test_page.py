@@ -142,7 +142,7 @@ def test_alerts_of_a_running_worker_appear_and_lead_to_what_was_around_them(tmp_
         expect(page.locator("#ticks")).not_to_have_text(before, timeout=5_000)
         process.terminate()
         expect(page.locator("#problem")).to_contain_text("does not answer", timeout=10_000)
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)
 
 
 def test_a_hostile_stream_name_is_shown_and_never_run(desk: Desk, open_page: Open) -> None:

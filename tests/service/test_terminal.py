@@ -47,7 +47,7 @@ def on_a_terminal(show: Callable[[Console], None], width: int = 80, height: int 
     reader.start()
     with os.fdopen(writing, "w") as file:
         show(Console(file=file, width=width, height=height, _environ={"TERM": "xterm-256color"}))
-    reader.join(timeout=10)
+    reader.join(timeout=60)
     os.close(reading)
     return b"".join(seen).decode()
 

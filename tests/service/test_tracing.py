@@ -65,7 +65,7 @@ def test_the_end_waits_a_little_for_a_collector_that_does_not_answer() -> None:
         tracing.tracer.start_span("lost").end()
         began = time.monotonic()
         tracing.close()
-        assert time.monotonic() - began < FLUSH_S + 2
+        assert time.monotonic() - began < FLUSH_S + 10
     for thread in threading.enumerate():  # what it still has to say belongs to this test
         if thread.name.startswith("OtelBatch"):
             thread.join(timeout=10)

