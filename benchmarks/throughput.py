@@ -22,11 +22,12 @@ def throughput(bootstrap: str, size: Size, told: Told) -> list[Row]:
     everyone = [*OURS, *THEIRS]
     rows: list[Row] = []
     of = 3 * len(size.cells) * len(everyone)
-    for i, (load, which) in enumerate(loads(size.ticks, size.streams).items()):
+    most = int(size.ticks * max(contestant.pace for contestant in everyone))
+    for i, (load, which) in enumerate(loads(most, size.streams).items()):
         source = names(bootstrap, f"throughput-{i}", "one")
         told(f"{load}: filling the topic, and the floor", len(rows), of)
         fill(source, which)
-        floors = {client: _per_tick(*floor(source, client, size.ticks)) for client in CLIENTS}
+        floors = {client: _per_tick(*floor(source, client, most)) for client in CLIENTS}
         for cell in size.cells:
             ours: tuple[float, float] | None = None
             for contestant in everyone:
