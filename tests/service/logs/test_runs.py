@@ -16,8 +16,12 @@ from kafka.consumer.fetcher import Fetcher
 from kafka.protocol.consumer import IsolationLevel
 from kafka.record import MemoryRecords, MemoryRecordsBuilder
 
+from service.autoencoder import load
 from service.logs import runs
 from service.logs.runs import Run, joined
+from service.logs.spans import scan
+from service.scorer import warm_up
+from tests.samples import shipped
 
 PLACE = TopicPartition("ticks", 0)
 ATTRIBUTES = 21  # where they stand in a batch
@@ -128,3 +132,13 @@ def test_records_come_in_columns() -> None:
     (run,) = OURS[0](0, PLACE, MemoryRecords(data)).take(500)
     assert isinstance(run, Run)
     assert len(run) == 500
+
+
+def test_what_was_warmed_up_is_what_reads() -> None:
+    """Or the first fetch would wait for the compiler."""
+    warm_up(load(shipped("gru")))
+    for ours in OURS:
+        for codec in (0, 1):
+            (run,) = ours(0, PLACE, MemoryRecords(bytes(batch(0, [(b"key", b"value", [])] * 500, codec)))).take(500)
+            assert isinstance(run, Run)
+    assert len(scan.signatures) == 1
