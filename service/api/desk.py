@@ -1,8 +1,8 @@
 """The queue before the engine: bounded, gathers what comes together, and drops what nobody waits for any more.
 
-Scoring runs in the event loop's own thread: a batch takes milliseconds, and handing it to another thread costs more than that
-in waiting for the interpreter's lock. Only a commit, which waits for the disk, runs elsewhere; jobs that need one gather
-until the commit before is done.
+A batch of few ticks is scored in the event loop's own thread: handing it to another costs more than that, in waiting for the
+interpreter's lock. A commit, which waits for the disk, runs elsewhere; jobs that need one gather until the commit before is
+done.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from service.metrics import Metrics
 
 LOG = logging.getLogger("tickwatch")
 BATCH_TICKS = 10_000
-BESIDE_TICKS = 256  # from so many on a batch is worth the way to another thread
+BESIDE_TICKS = 64  # from so many on a batch is worth the way to another thread
 ATTEND_SECONDS = 0.25  # between two looks whether the client is still there
 STALLED_SECONDS = 30.0  # that a commit may take
 SHARE = 2  # the requests of one tenant fill at most this part of the queue: 1 / SHARE
