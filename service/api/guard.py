@@ -13,9 +13,7 @@ from service.api.problems import MEDIA_TYPE, Problem
 
 HEADER_SECONDS = 10.0
 WRITE_SECONDS = 30.0
-KEEP_ALIVE_SECONDS = (
-    75  # longer than clients and proxies keep one: who sends while it is being closed has lost a request
-)
+KEEP_ALIVE_SECONDS = 75  # longer than clients and proxies keep one: who sends while it is closed has lost a request
 LINGER_SECONDS = 1.0  # a socket that is closed while more comes in takes its last answer back
 HEADER_BYTES = 64 * 1024
 CONNECTIONS = 2000

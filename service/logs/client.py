@@ -19,9 +19,7 @@ from service.logs import SCHEMA_HEADER, TRACE_HEADER, Records
 Headers = Sequence[tuple[str, bytes | None]]
 Change = tuple[int, bytes, bytes | memoryview | None]  # partition, key and value of a record of the changelog
 CLIENTS = ("kafka-python", "confluent-kafka")
-READ_BYTES = (
-    2 * 1024 * 1024
-)  # of the changelog a fetch, of which kafka-python holds up to ten; a larger record comes alone
+READ_BYTES = 2 * 1024 * 1024  # of the changelog a fetch, of which kafka-python holds ten; a larger record comes alone
 
 
 class Rebalance(Protocol):
