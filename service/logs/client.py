@@ -42,7 +42,7 @@ class Consumer(Protocol):
         """What is there of the partitions that flow; joins the group as needed. What Rebalance raises passes through."""
 
     def pause(self, partitions: Sequence[int]) -> None:
-        """Let partitions stand still; what was fetched of them and not polled is forgotten."""
+        """Let partitions stand still, those of them that are held; what was fetched and not polled is forgotten."""
 
     def flow(self, partition: int, offset: int) -> None:
         """Let the records of a partition come, from `offset`."""

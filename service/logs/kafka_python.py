@@ -146,7 +146,8 @@ class Consumer:
 
     def pause(self, partitions: Sequence[int]) -> None:
         """See client.Consumer."""
-        self._consumer.pause(*self._ticks(partitions))
+        held = self._consumer.assignment()  # what is being revoked is not in it any more
+        self._consumer.pause(*(tp for tp in self._ticks(partitions) if tp in held))
 
     def flow(self, partition: int, offset: int) -> None:
         """See client.Consumer."""

@@ -54,6 +54,18 @@ def test_a_transaction_with_a_record_that_was_refused_is_not_committed(settings:
     assert read_all(settings.bootstrap_servers, settings.scores) == []
 
 
+@with_each_client
+def test_a_partition_that_is_not_held_any_more_may_be_paused(settings: KafkaSettings, client: str) -> None:
+    """As when a commit fails while its partitions are being taken away."""
+    member = Membership(settings, find(client))
+    until(lambda: member.consumer.poll(100, 1) is not None and bool(member.waiting))
+    member.activate(0, 0)
+    member.active.add(10**6)
+    member.start_over()
+    assert {0, 10**6} <= set(member.waiting)
+    member.close()
+
+
 def test_an_untested_kafka_python_brings_the_same_records(
     settings: KafkaSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import httpx
 import numpy as np
 import pytest
 
+from service.api.live import REPORT_SECONDS
 from service.api.passing import STREAMS, Passing, Sent
 from service.api.serve import Options
 from service.autoencoder import load
@@ -199,6 +201,7 @@ def test_a_flood_of_passing_streams_takes_no_more_memory_and_no_alerts_of_others
             state = score(client, f"theirs:{n}", TICKS[:389], headers=theirs)["state"]
             for _ in range(ALERTS // 2):  # each opens an incident
                 score(client, f"theirs:{n}", TICKS[389:391], state, headers=theirs)
+        time.sleep(REPORT_SECONDS)
         flooded = client.get("/status.json", headers=theirs).json()
         assert (flooded["status"]["alerts"], len(flooded["alerts"])) == (3 * ALERTS // 2, ALERTS)
         assert client.get("/status.json", headers=ours).json()["alerts"] == held["alerts"]
