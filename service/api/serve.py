@@ -64,7 +64,7 @@ class Options:
 
 
 def serve(options: Options, tracing: Tracing | None = None, asked: Callable[[], bool] = lambda: False) -> None:
-    """Answer requests until SIGINT or SIGTERM, then finish those that have begun; not at all if `asked` to end by then."""
+    """Answer requests until SIGINT, SIGTERM or `asked` to end, then finish those that have begun."""
     _check(options)
     keys = Keys(options.keys_file)
     secret = read_secret(options.state_key_file)
@@ -86,14 +86,14 @@ def _serve(
     if options.fresh:
         set_aside(path)
     store = Store(path, scorer.layout)
-    server: uvicorn.Server | None = None
+    server: _Server | None = None
     try:
 
         def leaving() -> bool:
             return server is not None and server.should_exit
 
         app = application(options, scorer, store, keys, secret, leaving, tracing=tracing)
-        server = uvicorn.Server(_config(options, app))
+        server = _Server(_config(options, app), asked)
         scheme = "https" if options.tls_cert_file else "http"
         host = f"[{options.host}]" if ":" in options.host else options.host
         url = f"{scheme}://{host}:{listening.getsockname()[1]}"
@@ -109,10 +109,21 @@ def _serve(
                 "states of POST /v1/score are good for this process only (--state-key-file makes them last)",
                 extra=event("state_key_random"),
             )
-        if not asked():
-            server.run(sockets=[listening])
+        server.run(sockets=[listening])
     finally:
         store.close()
+
+
+class _Server(uvicorn.Server):
+    """One that also ends if it was asked to before it had its own handlers of signals."""
+
+    def __init__(self, config: uvicorn.Config, asked: Callable[[], bool]) -> None:
+        super().__init__(config)
+        self._asked = asked
+
+    async def on_tick(self, counter: int) -> bool:
+        self.should_exit = self.should_exit or self._asked()
+        return await super().on_tick(counter)
 
 
 def application(

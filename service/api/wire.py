@@ -237,9 +237,7 @@ def read(body: bytes, media_type: str, most: int, stream: str | None = None) -> 
 
 def _check_count(n: int, most: int) -> None:
     if n > most:
-        raise Problem(
-            "too-large", f"ticks: there are {n}, the limit is {most}.", "Send fewer ticks at a time.", "ticks"
-        )
+        raise Problem("invalid", f"ticks: there are {n}, the limit is {most}.", "Send fewer ticks at a time.", "ticks")
 
 
 def _complete(ticks: list[Tick], stream: str | None) -> None:

@@ -148,7 +148,8 @@ def test_the_worker_can_be_given_every_setting() -> None:
     reachable = environment(worker).keys()
     optional = {"TICKWATCH_CERT_FILE", "TICKWATCH_KEY_FILE", "TICKWATCH_FRESH", "TICKWATCH_SCHEMA"}
     optional |= {"TICKWATCH_SCHEMA_REGISTRY", "TICKWATCH_SCHEMA_REGISTRY_LOGIN_FILE", "TICKWATCH_OTLP_ENDPOINT"}
-    optional |= {"TICKWATCH_CLIENT", "TICKWATCH_PROCESSING_GUARANTEE", "TICKWATCH_COMPARE"}
+    optional |= {"TICKWATCH_CLIENT", "TICKWATCH_PROCESSING_GUARANTEE"}
+    optional |= {"TICKWATCH_COMPARE", "TICKWATCH_COMPARE_KEY_FILE"}
     assert SETTINGS["worker"] - reachable == optional
     assert worker.container["envFrom"], "these go into settings.env when they are needed"
 

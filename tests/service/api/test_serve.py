@@ -292,6 +292,11 @@ def test_it_speaks_tls_with_the_given_files_to_any_address_with_keys(
             assert "max-age" in found.headers["strict-transport-security"]
 
 
+def test_a_signal_before_the_server_listens_to_any_is_not_lost(tmp_path: Path) -> None:
+    begun = time.monotonic()
+    serve(Options(port=0, data_dir=tmp_path), asked=lambda: time.monotonic() > begun)
+
+
 def test_without_keys_it_stays_on_this_machine_and_says_so(tmp_path: Path) -> None:
     for host in ("0.0.0.0", "::", "192.0.2.1", "example.com"):
         assert "without API keys only this machine may connect" in refused(Options(host=host, data_dir=tmp_path))
