@@ -56,11 +56,16 @@ class Model:
         self, x: NDArray[np.float32], rows: NDArray[np.int64], state: NDArray[np.float32]
     ) -> NDArray[np.float32]:
         """Reconstruction float32 [N, F] of `x` float32 [N, F], ticks in log order; `state` [R, S] at `rows` moves on in place."""
+        order, planned = blocks.plan(rows)
+        ordered = x[order]
+        first = 0
+        for steps, streams in planned:
+            last = first + steps * len(streams)
+            block = ordered[first:last].reshape(steps, len(streams), F)
+            block[:], state[streams] = self.session.run(None, {"features": block, "state": state[streams]})
+            first = last
         result = np.empty_like(x)
-        for block in blocks.plan(rows):
-            reconstruction, after = self.session.run(None, {"features": x[block.ticks], "state": state[block.rows]})
-            result[block.ticks] = reconstruction
-            state[block.rows] = after
+        result[order] = ordered
         return result
 
 

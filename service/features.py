@@ -97,8 +97,10 @@ NO_PRIOR = Prior(np.zeros(F, np.float32), np.ones(F, np.float32))
 class Features:
     """Features of N ticks.
 
-    `z` float32 [N, F] in standard deviations of the stream so far, NaN where the feed has no such thing; `observed`, `mean`
-    and `std` float32 [N, F] are the feature itself and what it was standardised by. `lateness` float32 [N] is log
+    `z` float32 [N, F] in standard deviations of the stream so far, NaN where the feed has no such thing; `x` float32 [N, F] is
+    what the autoencoder sees of it: clipped, and 0 where a feature is missing. `observed`, `mean` and `std` float32 [N, F] are
+    the feature itself and what it was standardised by. `folded` bool [N] are the ticks that move their stream's state, neither
+    late nor repeated. `lateness` float32 [N] is log
     microseconds behind the stream's newest tick, 0 for a tick in order. `repeats` float32 [N] is, for a tick that came before
     with the same time, -log of the EW share (over ~16 ticks) of those that did not, else 0: it grows by as much with each one
     in a row. `pause` float32 [N] is the time since the last tick in the stream's usual gaps, `replay` float32 [N] how many
@@ -107,24 +109,15 @@ class Features:
     """
 
     z: NDArray[np.float32]
+    x: NDArray[np.float32]
     observed: NDArray[np.float32]
     mean: NDArray[np.float32]
     std: NDArray[np.float32]
+    folded: NDArray[np.bool_]
     lateness: NDArray[np.float32]
     repeats: NDArray[np.float32]
     pause: NDArray[np.float32]
     replay: NDArray[np.float32]
-
-    @property
-    def folded(self) -> NDArray[np.bool_]:
-        """Ticks that move their stream's state, bool [N]: neither late nor repeated."""
-        folded: NDArray[np.bool_] = (self.lateness == 0.0) & (self.repeats == 0.0)
-        return folded
-
-    @property
-    def x(self) -> NDArray[np.float32]:
-        """What the autoencoder sees, float32 [N, F]: clipped, and 0 where a feature is missing."""
-        return np.clip(np.nan_to_num(self.z, nan=0.0), -CLIP, CLIP).astype(np.float32)
 
 
 @numba.njit(cache=True, inline="always")
@@ -188,9 +181,11 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
     prior_mean,
     prior_std,
     z,
+    x,
     observed,
     mean,
     std,
+    folded,
     lateness,
     repeats,
     pause,
@@ -214,8 +209,10 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
             m.repeats += ((1.0 if repeated else 0.0) - m.repeats) / 16.0
         if repeated:
             repeats[i] = -math.log(max(1.0 - m.repeats, 1e-3))
-        if elapsed < 0.0 or repeated:
+        folded[i] = elapsed >= 0.0 and not repeated
+        if not folded[i]:
             z[i] = np.nan
+            x[i] = 0.0
             observed[i] = np.nan
             mean[i] = np.nan
             std[i] = np.nan
@@ -313,6 +310,7 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
             std[i, j] = deviation
             score = (f[j] - m.mean[j]) / deviation
             z[i, j] = score
+            x[i, j] = 0.0 if math.isnan(score) else max(-CLIP, min(CLIP, score))
             if not math.isnan(score):
                 step = max(-6.0, min(6.0, score)) * deviation
                 m.mean[j] += rate * step
@@ -325,14 +323,15 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
 def features(ticks: Ticks, rows: NDArray[np.int64], memory: NDArray[np.void], prior: Prior) -> Features:
     """Features of `ticks`, whose streams' memory stands at `rows` int64 [N] of `memory` (MEMORY [R], changed in place)."""
     shape = (len(ticks), F)
-    z, observed, mean, std = (np.empty(shape, np.float32) for _ in range(4))
+    z, x, observed, mean, std = (np.empty(shape, np.float32) for _ in range(5))
+    folded = np.empty(len(ticks), np.bool_)
     lateness, repeats, pause, replay = (np.empty(len(ticks), np.float32) for _ in range(4))
     prints = np.array([np.ascontiguousarray(getattr(ticks, name)).view(np.uint64) for name in NUMBERS])
     _kernel(
         rows, ticks.ts, ticks.seq, ticks.price, ticks.size, ticks.bid, ticks.ask, prints, memory, prior.mean, prior.std,
-        z, observed, mean, std, lateness, repeats, pause, replay,
+        z, x, observed, mean, std, folded, lateness, repeats, pause, replay,
     )  # fmt: skip
-    return Features(z, observed, mean, std, lateness, repeats, pause, replay)
+    return Features(z, x, observed, mean, std, folded, lateness, repeats, pause, replay)
 
 
 def offline(ticks: Ticks, prior: Prior = NO_PRIOR) -> NDArray[np.float32]:

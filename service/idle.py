@@ -29,8 +29,9 @@ NEVER = 2**61  # nanoseconds; no clock gets there
 def live(partition, rows, ts, life, clocks, idle, expired):  # type: ignore[no-untyped-def]
     """Move `life` (LIFE [R]) and `clocks` int64 [partitions] over N ticks; rows below 0 are skipped.
 
-    `expired` bool [N] becomes true where the stream was idle and begins anew.
+    `expired` bool [N] becomes true where the stream was idle and begins anew; returns whether any was.
     """
+    found = False
     for i in range(rows.shape[0]):
         expired[i] = False
         if rows[i] < 0:
@@ -41,6 +42,7 @@ def live(partition, rows, ts, life, clocks, idle, expired):  # type: ignore[no-u
         if m.clock == 0 or expired[i]:
             m.owed = 0
             m.ts = ts[i]
+            found = found or expired[i]
         elif ts[i] > m.ts:
             clock = min(max(clock, m.clock + m.owed), NEVER)
             m.owed = min(ts[i] - m.ts, idle + 1, NEVER)
@@ -49,3 +51,4 @@ def live(partition, rows, ts, life, clocks, idle, expired):  # type: ignore[no-u
             m.owed = 0
         m.clock = clock
         clocks[partition[i]] = clock
+    return found

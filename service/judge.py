@@ -149,7 +149,7 @@ def _adapt(memory, c, value, weight, rate, floor):  # type: ignore[no-untyped-de
 
 @numba.njit(cache=True)
 def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recursion, read top to bottom)
-    rows, offset, z, x, expected, lateness, repeats, pause, replay, memory, level, excess, shape, least, threshold,
+    rows, offset, z, x, expected, folded, lateness, repeats, pause, replay, memory, level, excess, shape, least, threshold,
     score, alert, phase, incident, evidence, tails, trend, misfit, values,
 ):  # fmt: skip
     value = np.empty(C)
@@ -160,11 +160,10 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
             m.excess[:] = excess[:C]
             m.incident = -1
 
-        folded = lateness[i] == 0.0 and repeats[i] == 0.0
         value[:] = np.nan
         value[LATE] = lateness[i]
         value[REPEATS] = repeats[i]
-        if folded:
+        if folded[i]:
             for j in range(F):
                 value[j] = abs(z[i, j])
                 m.trend[j] += SPEED * (x[i, j] - m.trend[j])
@@ -188,20 +187,20 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
             if not math.isnan(value[c]):
                 share = (m.over[c] + TAIL * PRIOR_TICKS) / ticks  # less than the tail where most values are the same
                 tails[i, c] = _surprise(value[c], m.level[c], m.excess[c], shape[c], share, TAIL)
-        evidence[i] = _evidence(tails[i]) if folded else ALONE * max(tails[i, LATE], tails[i, REPEATS])
+        evidence[i] = _evidence(tails[i]) if folded[i] else ALONE * max(tails[i, LATE], tails[i, REPEATS])
         final = _surprise(evidence[i], level[C], excess[C], shape[C], EVIDENCE_TAIL, EVIDENCE_TAIL)
         final *= min(1.0, (m.seen + 1.0) / WARM_UP)
         score[i] = final
 
         strange = final >= STRANGE
         weight = 0.0 if m.seen < FIRST else 1.0
-        if m.strange > 0 or (strange and not folded):
+        if m.strange > 0 or (strange and not folded[i]):
             weight *= max(LITTLE, 1.0 - m.seen / YOUNG)
         rate = weight / (min(m.seen, LEVEL_TICKS[1]) + LEVEL_TICKS[0])
         for c in range(C):
             if not math.isnan(value[c]):
                 _adapt(m, c, value[c], weight, rate, least[c])
-        if folded:  # so that ticks that come again change no later score of the others
+        if folded[i]:  # so that ticks that come again change no later score of the others
             m.seen += 1
             m.strange = QUIET if strange else max(m.strange - 1, 0)
 
@@ -243,15 +242,14 @@ class Judge:
         offset: NDArray[np.int64],
         rows: NDArray[np.int64],
         found: Features,
-        x: NDArray[np.float32],
         expected: NDArray[np.float32],
         memory: NDArray[np.void],
         values: NDArray[np.float32] | None = None,
     ) -> Verdicts:
         """Judge N ticks in order; `memory` (MEMORY [R]) at `rows` is changed in place.
 
-        `x` and `expected` float32 [N, F] are the autoencoder's input and reconstruction. `values` float32 [N, C], if given,
-        receives each channel's raw value, NaN where it has none (calibration wants them).
+        `expected` float32 [N, F] is the autoencoder's reconstruction. `values` float32 [N, C], if given, receives each channel's
+        raw value, NaN where it has none (calibration wants them).
         """
         n = len(rows)
         verdicts = Verdicts(
@@ -265,8 +263,8 @@ class Judge:
             np.empty((n, F), np.float32),
         )
         _kernel(
-            rows, offset, found.z, x, expected, found.lateness, found.repeats, found.pause, found.replay, memory,
-            self._level, self._excess, self._shape, self._least, self.threshold, verdicts.score, verdicts.alert,
+            rows, offset, found.z, found.x, expected, found.folded, found.lateness, found.repeats, found.pause, found.replay,
+            memory, self._level, self._excess, self._shape, self._least, self.threshold, verdicts.score, verdicts.alert,
             verdicts.phase, verdicts.incident, verdicts.evidence, verdicts.tails, verdicts.trend, verdicts.misfit,
             np.empty((0, C), np.float32) if values is None else values,
         )  # fmt: skip

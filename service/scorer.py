@@ -81,7 +81,7 @@ class Scorer:
         streams = self.streams
         rows = streams.rows(ticks)
         refused = NO_TICKS
-        if rows.min(initial=0) < 0:
+        if streams.most is not None and rows.min(initial=0) < 0:
             known = np.flatnonzero(rows >= 0)
             refused = ticks.take(np.flatnonzero(rows < 0))
             ticks, rows = ticks.take(known), rows[known]
@@ -92,5 +92,5 @@ class Scorer:
         else:
             expected = np.zeros_like(x)
             expected[folded] = self.model.reconstruct(x[folded], rows[folded], streams.recurrent)
-        verdicts = self._judge.judge(ticks.offset, rows, found, x, expected, streams.judge)
+        verdicts = self._judge.judge(ticks.offset, rows, found, expected, streams.judge)
         return Scored(ticks, rows, found, expected, verdicts, refused)

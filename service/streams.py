@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service import features, idle, judge
+from service.blocks import edges
 from service.logs import PartitionState
 from service.table import Table
 from service.ticks import Ticks
@@ -77,15 +78,11 @@ class Streams:
             self._release(self._retired)
             self._retired = []
         n = len(ticks)
-        top = int(ticks.partition.max(initial=0))
-        self._clocks = np.append(self._clocks, np.ones(max(0, top + 1 - len(self._clocks)), np.int64))
-        edges = [0, *(np.flatnonzero(np.diff(ticks.partition)) + 1).tolist(), n]
         found = np.empty(n, np.int64)
         done = 0
-        for first, last in pairwise(edges):
-            if first == last:
-                continue
+        for first, last in pairwise(edges(ticks.partition).tolist()):
             p, names = int(ticks.partition[first]), ticks.stream[first:last]
+            self._has_clock(p)
             held, changed = self._rows.setdefault(p, {}), self._changed.setdefault(p, {})
             seen = list(dict.fromkeys(names))
             new = [name for name in seen if name not in held]
@@ -98,6 +95,11 @@ class Streams:
                 done = self._crowded(ticks, found, done, range(first, last))
         self._live(ticks, found, slice(done, n))
         return found
+
+    def _has_clock(self, partition: int) -> None:
+        missing = partition + 1 - len(self._clocks)
+        if missing > 0:
+            self._clocks = np.append(self._clocks, np.ones(missing, np.int64))
 
     def _crowded(self, ticks: Ticks, found: NDArray[np.int64], done: int, part: range) -> int:
         """The rows of a part of the ticks whose partition may be too full for them; returns how far the clocks have run."""
@@ -123,7 +125,8 @@ class Streams:
         """Let the clocks run over some of the ticks; whoever was idle goes on in a fresh row."""
         rows, partition = found[part], ticks.partition[part]
         expired = np.empty(len(rows), np.bool_)
-        idle.live(partition, rows, ticks.ts[part], self._life, self._clocks, self._idle, expired)
+        if not idle.live(partition, rows, ticks.ts[part], self._life, self._clocks, self._idle, expired):
+            return
         for i in np.flatnonzero(expired).tolist():
             p, old = int(partition[i]), int(rows[i])
             name = self._names[old]
@@ -233,7 +236,7 @@ class Streams:
             table[at] = state.rows[:, start : start + table.shape[1]]
             start += table.shape[1]
         clock = self._life["clock"][at]
-        self._clocks = np.append(self._clocks, np.ones(max(0, p + 1 - len(self._clocks)), np.int64))
+        self._has_clock(p)
         self._clocks[p] = max(1, int(clock.max()))  # the stream of the partition's last tick has it
         self._oldest[p] = int(clock.min())
 

@@ -69,19 +69,16 @@ class _Seen:
     """One stream's ticks after features and autoencoder."""
 
     found: Features
-    x: NDArray[np.float32]
     expected: NDArray[np.float32]
 
     def judged(
         self, calibration: Calibration, values: NDArray[np.float32] | None = None
     ) -> tuple[Verdicts, NDArray[np.void]]:
         """The verdicts, and the judge's memory after the last tick."""
-        n = len(self.x)
+        n = len(self.expected)
         memory = np.zeros(1, judge.MEMORY)
         rows = np.zeros(n, np.int64)
-        verdicts = Judge(calibration, math.inf).judge(
-            np.arange(n), rows, self.found, self.x, self.expected, memory, values
-        )
+        verdicts = Judge(calibration, math.inf).judge(np.arange(n), rows, self.found, self.expected, memory, values)
         return verdicts, memory[0]
 
 
@@ -108,11 +105,11 @@ def calibrate(model: bytes, streams: list[Ticks]) -> Calibrated:
         state = np.zeros((1, loaded.recurrent), np.float32)
         expected = np.zeros_like(x)
         expected[found.folded] = loaded.reconstruct(x[found.folded], np.zeros(found.folded.sum(), np.int64), state)
-        seen.append(_Seen(found, x, expected))
+        seen.append(_Seen(found, expected))
 
     values = []
     for s in seen:
-        table = np.empty((len(s.x), C), np.float32)
+        table = np.empty((len(s.expected), C), np.float32)
         s.judged(NEUTRAL, table)
         values.append(table[_settled_from(table) :])
     channels = [_tail([table[:, c] for table in values], TAIL) for c in range(C)]

@@ -1,8 +1,9 @@
 """The queue before the engine: bounded, gathers what comes together, and drops what nobody waits for any more.
 
-A batch of few ticks is scored in the event loop's own thread: handing it to another costs more than that, in waiting for the
-interpreter's lock. A commit, which waits for the disk, runs elsewhere; jobs that need one gather until the commit before is
-done.
+A batch is scored when a turn of the event loop has brought no further job: what it costs beside its ticks is shared by all who
+sent at the same time. That happens in the loop's own thread, unless the batch is large: handing it to another costs more than
+that, in waiting for the interpreter's lock. A commit, which waits for the disk, runs elsewhere; jobs that need one gather until
+the commit before is done.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from service.metrics import Metrics
 
 LOG = logging.getLogger("tickwatch")
 BATCH_TICKS = 10_000
-BESIDE_TICKS = 64  # from so many on a batch is worth the way to another thread
+BESIDE_TICKS = 4096  # a batch of so many would keep the loop from everything else for too long
+GATHER_TURNS = 8  # of the loop, at most, for which a batch waits while each brings more
 ATTEND_SECONDS = 0.25  # between two looks whether the client is still there
 STALLED_SECONDS = 30.0  # that a commit may take
 SHARE = 2  # the requests of one tenant fill at most this part of the queue: 1 / SHARE
@@ -34,7 +36,7 @@ SHARE = 2  # the requests of one tenant fill at most this part of the queue: 1 /
 class Desk:
     """Takes jobs from the coroutines of one event loop and settles them.
 
-    `linger_ms` is how long the first job waits for company, beside what arrives in the same turn of the loop; `most` is how
+    `linger_ms` is how long the first job waits for company before that; `most` is how
     many ticks may wait or be in work.
     """
 
@@ -56,6 +58,7 @@ class Desk:
         self._look: asyncio.Handle | None = None
         self._look_at = 0.0
         self._due = False
+        self._gathered = self._turns = 0  # jobs that waited at the last turn; turns since the last batch
         self._committing: asyncio.Task[None] | None = None
         self._disk = ThreadPoolExecutor(1, "commit")
         self._scoring: asyncio.Task[None] | None = None
@@ -138,10 +141,16 @@ class Desk:
                 loop.call_soon(self._turn)
 
     def _turn(self) -> None:
-        """Score what waits, a large batch in a thread beside the loop."""
+        """Score what waits once nothing more arrives, a large batch in a thread beside the loop."""
         self._due = False
         if self._scoring is not None or (self._committing is not None and not self.healthy):
             return  # the end of either comes back here
+        waiting = len(self._passing) + len(self._kept)
+        if waiting > self._gathered and self._turns < GATHER_TURNS:
+            self._gathered, self._turns = waiting, self._turns + 1
+            self._schedule(0.0)
+            return
+        self._gathered = self._turns = 0
         jobs = self._next()
         for job in jobs:
             job.taken = True

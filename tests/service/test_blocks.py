@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from service.autoencoder import Model, load
-from service.blocks import MAX_STEPS, Block, plan
+from service.blocks import MAX_STEPS, Plan, plan
 from service.features import F
 from tests.samples import CELLS, ROOT, shipped
 
@@ -31,38 +31,58 @@ def batches(draw: st.DrawFn) -> NDArray[np.int64]:
     return rows
 
 
+def ticks_of(planned: Plan) -> list[NDArray[np.int64]]:
+    """The ticks of each block, int64 [T, B]."""
+    ends = np.cumsum([steps * len(streams) for steps, streams in planned.blocks])
+    parts = np.split(planned.order, ends[:-1])
+    return [part.reshape(steps, len(streams)) for part, (steps, streams) in zip(parts, planned.blocks, strict=False)]
+
+
 @given(batches())
 def test_every_tick_is_in_exactly_one_block_and_streams_keep_their_order(rows: NDArray[np.int64]) -> None:
     seen: dict[int, list[int]] = {}
-    for block in plan(rows):
-        assert len(set(block.rows.tolist())) == block.ticks.shape[1] == len(block.rows)
+    planned = plan(rows)
+    for ticks, block in zip(ticks_of(planned), planned.blocks, strict=False):
+        assert len(set(block.rows.tolist())) == len(block.rows)
         for column, row in enumerate(block.rows.tolist()):
-            seen.setdefault(row, []).extend(block.ticks[:, column].tolist())
+            seen.setdefault(row, []).extend(ticks[:, column].tolist())
+    assert sorted(planned.order.tolist()) == list(range(len(rows)))
     assert {row: np.flatnonzero(rows == row).tolist() for row in set(rows.tolist())} == seen
 
 
 @given(batches())
 def test_calls_grow_with_the_digits_of_the_busiest_stream_and_steps_with_its_ticks(rows: NDArray[np.int64]) -> None:
     busiest = int(np.bincount(rows).max()) if len(rows) else 0
-    blocks = plan(rows)
-    assert len(blocks) <= busiest // MAX_STEPS + min(busiest, MAX_STEPS - 1).bit_length()
-    assert sum(len(block.ticks) for block in blocks) < max(1, 2 * busiest)
-    assert [len(block.ticks) for block in blocks] == sorted((len(block.ticks) for block in blocks), reverse=True)
+    steps = [block.steps for block in plan(rows).blocks]
+    assert len(steps) <= busiest // MAX_STEPS + min(busiest, MAX_STEPS - 1).bit_length()
+    assert sum(steps) < max(1, 2 * busiest)
+    assert steps == sorted(steps, reverse=True)
 
 
 @given(batches())
 def test_a_run_is_as_long_as_it_can_be_so_that_no_call_could_take_its_neighbour(rows: NDArray[np.int64]) -> None:
     lengths: dict[int, list[int]] = {}
-    for block in plan(rows):
+    last = plan(rows).blocks[-1:]
+    for block in plan(rows).blocks:
         for row in block.rows.tolist():
-            lengths.setdefault(row, []).append(len(block.ticks))
+            lengths.setdefault(row, []).append(block.steps)
     for row, found in lengths.items():
         whole, rest = divmod(int((rows == row).sum()), MAX_STEPS)
-        assert found == [MAX_STEPS] * whole + [1 << k for k in range(rest.bit_length() - 1, -1, -1) if rest >> k & 1]
+        runs = [MAX_STEPS] * whole + [1 << k for k in range(rest.bit_length() - 1, -1, -1) if rest >> k & 1]
+        if row in last[0].rows:  # the last block takes all that is left of its streams
+            assert found[:-1] == runs[: len(found) - 1]
+            assert found[-1] == sum(runs[len(found) - 1 :])
+        else:
+            assert found == runs
+
+
+@given(st.integers(1, 40), st.integers(1, MAX_STEPS))
+def test_streams_with_equally_many_ticks_take_one_call(streams: int, ticks: int) -> None:
+    assert [block.steps for block in plan(np.arange(streams * ticks) % streams).blocks] == [ticks]
 
 
 def test_an_empty_batch_needs_no_call() -> None:
-    assert plan(np.empty(0, np.int64)) == []
+    assert plan(np.empty(0, np.int64)).blocks == []
 
 
 def even(n: int, streams: int) -> NDArray[np.int64]:
@@ -113,15 +133,18 @@ def test_a_batch_takes_exactly_the_calls_steps_and_ticks_that_the_document_says(
 def test_the_worked_example_of_the_document_is_what_the_plan_does() -> None:
     names = list("ABAACABADAAABAAC")
     streams = sorted(set(names))
-    found = [describe(block, names, streams) for block in plan(np.array([streams.index(n) for n in names]))]
+    planned = plan(np.array([streams.index(n) for n in names]))
+    found = [
+        describe(ticks, [streams[row] for row in block.rows], names)
+        for ticks, block in zip(ticks_of(planned), planned.blocks, strict=True)
+    ]
     assert re.findall(r"^\| `\[(\d+), (\d+)\]` \| (.*) \|$", DOCS, re.MULTILINE) == found
 
 
-def describe(block: Block, names: list[str], streams: list[str]) -> tuple[str, str, str]:
+def describe(ticks: NDArray[np.int64], streams: list[str], names: list[str]) -> tuple[str, str, str]:
     """A block as the document writes it: T, B, and of each stream which of its ticks."""
     runs = []
-    for column, row in enumerate(block.rows.tolist()):
-        name = streams[row]
-        places = [sum(n == name for n in names[: t + 1]) for t in block.ticks[:, column].tolist()]
+    for column, name in enumerate(streams):
+        places = [sum(n == name for n in names[: t + 1]) for t in ticks[:, column].tolist()]
         runs.append(f"{name} {places[0]}-{places[-1]}" if len(places) > 1 else f"{name} {places[0]}")
-    return str(len(block.ticks)), str(len(block.rows)), ", ".join(runs)
+    return str(len(ticks)), str(len(streams)), ", ".join(runs)

@@ -52,12 +52,12 @@ def judged(
     n = len(z)
     blank = np.zeros((n, F), np.float32)
     late = np.zeros(n, np.float32) if lateness is None else lateness
-    found = Features(z, blank, blank, blank, late, *np.zeros((3, n), np.float32))
+    x = np.clip(np.nan_to_num(z), -CLIP, CLIP).astype(np.float32)
+    found = Features(z, x, blank, blank, blank, late == 0.0, late, *np.zeros((3, n), np.float32))
     table = np.zeros(1, MEMORY) if memory is None else memory
     offset = np.arange(first_offset, first_offset + n)
-    x = np.clip(np.nan_to_num(z), -CLIP, CLIP).astype(np.float32)
     return Judge(CALIBRATION, THRESHOLD).judge(
-        offset, np.zeros(n, np.int64), found, x, blank + np.float32(expected), table
+        offset, np.zeros(n, np.int64), found, blank + np.float32(expected), table
     )
 
 
@@ -190,11 +190,11 @@ def test_any_split_into_batches_gives_the_same_bits(cuts: list[int]) -> None:
 def test_a_higher_threshold_never_raises_the_number_of_incidents_by_more_than_adaptation_does() -> None:
     z = noise(30_000) * np.float32(1.0)
     blank = np.zeros_like(z)
-    found = Features(z, blank, blank, blank, *np.zeros((4, len(z)), np.float32))
+    found = Features(z, z, blank, blank, blank, np.ones(len(z), np.bool_), *np.zeros((4, len(z)), np.float32))
     opened = []
     for threshold in (2.5, 3.0, 4.0):
         verdicts = Judge(CALIBRATION, threshold).judge(
-            np.arange(len(z)), np.zeros(len(z), np.int64), found, z, blank, np.zeros(1, MEMORY)
+            np.arange(len(z)), np.zeros(len(z), np.int64), found, blank, np.zeros(1, MEMORY)
         )
         opened.append(int((verdicts.phase == OPENED).sum()))
     assert opened == sorted(opened, reverse=True)
