@@ -194,7 +194,9 @@ class Worker:
     def commit(self) -> None:
         """Make everything scored so far durable in one transaction."""
         pending, self._pending = self._pending, Pending()
-        began = self._last_commit = self._clock()
+        began = self._clock()
+        late = began - (self._last_commit + self._interval)
+        self._last_commit = began - late if 0 < late < self._interval else began  # a late one delays no other
         if not pending.offsets:
             return
         states = self._scorer.streams.changed()

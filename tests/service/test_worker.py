@@ -134,6 +134,20 @@ def test_commits_come_at_the_interval_or_when_enough_ticks_wait(tmp_path: Path) 
     log.close()
 
 
+def test_a_commit_that_comes_late_delays_no_later_one(tmp_path: Path) -> None:
+    clock, scorer = Clock(), Scorer(MODEL, 20)
+    log = SqliteLog(tmp_path / "log.sqlite", scorer.layout, max_records=100)
+    log.append(FAULTY[:1000], b"")
+    worker = Worker(log, scorer, Metrics(), commit_interval_ms=200, clock=clock)
+    committed = []
+    for at in (0.05, 0.25, 0.35, 0.41, 1.1, 1.25, 1.31):
+        clock.now = at
+        worker.step(0)
+        committed.append(worker.ticks)
+    assert committed == [0, 200, 200, 400, 500, 500, 700], "0.25 and 1.1 were late; 0.41 is due at 0.4, 1.31 at 1.3"
+    log.close()
+
+
 def test_a_late_tick_is_counted_alerts_and_leaves_the_features_alone(tmp_path: Path) -> None:
     late = CALM.ts.copy()
     late[3950] -= 10_000_000_000
