@@ -96,7 +96,7 @@ def watched(settings: KafkaSettings, client: str, cell: str, n: int) -> None:
     scorer = scoring.scorer()
     warm_up(scorer.model)
     streams = scorer.streams
-    log = kafka_log.KafkaLog(settings, streams.row_bytes, scorer.layout, streams.packed, client=client, linger_ms=10)
+    log = kafka_log.KafkaLog(settings, streams.row_bytes, scorer.layout, streams.packed, client=client)
     station = Station(scoring, scorer, log, ticks.decode)
     begun: dict[str, float] = {}
     first = 0

@@ -172,7 +172,7 @@ def worker(
     scores: settings.Scores = False,
     stream_idle_hours: settings.StreamIdleHours = 168.0,
     max_streams: settings.MaxStreams = 1_000_000,
-    linger_ms: settings.LingerMs = 10,
+    linger_ms: settings.LingerMs = None,
     client: settings.Client = "kafka-python",
     processing_guarantee: settings.ProcessingGuarantee = "exactly-once",
     format: settings.Format = "json",  # noqa: A002  (the name of the flag)

@@ -32,7 +32,7 @@ def consume(
     *,
     client: str,
     guarantee: str,
-    linger_ms: int,
+    linger_ms: int | None,
     fresh: bool,
 ) -> None:
     """Score the topic's ticks until `stop` is asked for, then commit and leave. `guarantee` is one of GUARANTEES."""

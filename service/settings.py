@@ -34,10 +34,11 @@ CommitIntervalMs = Annotated[
     _option("--commit-interval-ms", "Milliseconds between commits of alerts, state and offsets.", min=1, max=60_000),
 ]
 LingerMs = Annotated[
-    int,
+    int | None,
     _option(
         "--linger-ms",
-        "Milliseconds that a few ticks wait at the broker for more, which are then scored together; 0 is never.",
+        "Milliseconds that a few ticks wait at the broker for more, which are then scored together; 0 is never. Without it 10"
+        " with kafka-python, 5 with confluent-kafka.",
         min=0,
         max=1000,
     ),

@@ -132,13 +132,14 @@ class Client:
     """One of them: how to make its parts.
 
     The consumer has subscribed, has records linger for so many milliseconds, and brings TRACE_HEADER if that is asked for. The
-    outlet is a producer without transactions.
+    outlet is a producer without transactions. `linger_ms` is what suits the client: what a fetch costs it, few ticks must not.
     """
 
     consumer: Callable[[KafkaSettings, Rebalance, int, bool], Consumer]
     producer: Callable[[KafkaSettings], Producer]
     outlet: Callable[[KafkaSettings], Producer]
     reader: Callable[[KafkaSettings], Reader]
+    linger_ms: int
 
 
 def carried(headers: Sequence[Headers | None], *, traced: bool) -> tuple[list[bytes | None], list[bytes | None]]:
@@ -160,6 +161,7 @@ def find(name: str) -> Client:
             kafka_python.Producer,
             partial(kafka_python.Producer, transactional=False),
             kafka_python.Reader,
+            linger_ms=10,
         )
     if name == "confluent-kafka":
         try:
@@ -167,6 +169,10 @@ def find(name: str) -> Client:
         except ModuleNotFoundError as error:
             raise TickwatchError(f"client {name} is not installed: pip install 'tickwatch[fast]'") from error
         return Client(
-            confluent.Consumer, confluent.Producer, partial(confluent.Producer, transactional=False), confluent.Reader
+            confluent.Consumer,
+            confluent.Producer,
+            partial(confluent.Producer, transactional=False),
+            confluent.Reader,
+            linger_ms=5,
         )
     raise TickwatchError(f"client {name!r} is unknown; known are {' and '.join(CLIENTS)} (--client)")

@@ -47,8 +47,8 @@ class KafkaLog:
     when this worker first commits. `rows(partition, streams)` gives the present state rows, uint8 [n, row_bytes], of any streams
     of a partition; the log asks for them inside `commit` when it rolls its snapshot, which spares it a second copy of all
     state. `poll` may call `before_revoke` on another thread, while it blocks. Few records linger at the broker for
-    `linger_ms`. With `traced` records bring their header TRACE_HEADER. With `at_once` there is `send` for at-least-once results.
-    `connect_attempts` counts attempts since the last success.
+    `linger_ms`, None: as long as suits the client. With `traced` records bring their header TRACE_HEADER. With `at_once` there
+    is `send` for at-least-once results. `connect_attempts` counts attempts since the last success.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class KafkaLog:
         *,
         client: str = "kafka-python",
         max_records: int = 5000,
-        linger_ms: int = 0,
+        linger_ms: int | None = None,
         fresh: bool = False,
         traced: bool = False,
         at_once: bool = False,
@@ -74,7 +74,7 @@ class KafkaLog:
         self._layout = layout
         self._rows = rows
         self._max_records = max_records
-        self._linger_ms = linger_ms
+        self._linger_ms = self._client.linger_ms if linger_ms is None else linger_ms
         self._fresh = fresh
         self._traced = traced
         self._at_once = at_once

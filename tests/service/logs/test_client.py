@@ -25,6 +25,10 @@ def test_an_unknown_client_is_named_with_those_that_are_known() -> None:
         find("aiokafka")
 
 
+def test_few_ticks_linger_for_longer_where_a_fetch_costs_more() -> None:
+    assert find("kafka-python").linger_ms > find("confluent-kafka").linger_ms > 0
+
+
 def test_a_client_that_is_not_installed_is_named_with_its_extra() -> None:
     root = Path(__file__).parents[3]
     ended = subprocess.run([sys.executable, "-c", WITHOUT], cwd=root, capture_output=True, text=True, check=False)
