@@ -221,7 +221,7 @@ class Streams:
 
     def _pack(self, rows: list[int]) -> NDArray[np.uint8]:
         at = np.array(rows, np.int64)
-        return np.concatenate([table[at] for table in self._tables], axis=1)
+        return np.concatenate([table.take(at, axis=0) for table in self._tables], axis=1)  # half the time of table[at]
 
     def load(self, state: PartitionState) -> None:
         """Take over a partition with the rows that the log restored; whatever was held of it is dropped."""
