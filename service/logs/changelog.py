@@ -100,7 +100,10 @@ class Changelog:
         any streams as of this commit. There is always a record, so that the changelog knows `next_offset` too.
         """
         self.next_offset = next_offset
-        named = np.array([self._number(name) for name in streams], np.uint32)
+        known = list(map(self._numbers.get, streams))
+        if None in known:
+            known = list(map(self._number, streams))
+        named = np.array(known, np.uint32)
         gone = [self._numbers.pop(name) for name in removed if name in self._numbers]  # or it came and went since
         for number in gone:
             self.names[number] = ""
@@ -123,7 +126,7 @@ class Changelog:
             self._credit = 0
         for block in due:
             names = [name or "" for name in self.names[block * self._block : (block + 1) * self._block]]
-            held = current([name for name in names if name])
+            held = current(list(filter(None, names)))
             records.append((b"B%d" % block, self._encode(names, held, np.zeros(0, np.uint32))))
         records += [(key, None) for key in sorted(self._void - {key for key, _ in records})]
         self._void = set()
