@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, cast
 
 import confluent_kafka as ck
@@ -52,10 +52,12 @@ READER: dict[str, Any] = {
     "fetch.max.bytes": READ_BYTES,
     "queued.max.messages.kbytes": 16 * 1024,
     "fetch.queue.backoff.ms": 10,
+    "fetch.wait.max.ms": 10,  # the end of a partition is told by a fetch that brings nothing
 }
 FETCH_MS = 100  # how long a broker waits for a first tick
 FETCH_BYTES = 64 * 1024  # so much is a batch worth scoring, and does not linger
 READ_AT_ONCE = 64
+WAKE_S = 0.1
 HEARD_S = 4.0  # heartbeats go out every second
 ANSWER_S = 8.0  # a commit asks twice and flushes, before the watchdog loses its patience
 COORDINATOR = "GroupCoordinator"
@@ -148,9 +150,12 @@ class Consumer:
 
     def flow(self, partition: int, offset: int) -> None:
         """See client.Consumer."""
+        place = TopicPartition(self._settings.ticks, partition, offset)
         with explained(self._settings):
-            self._consumer.seek(TopicPartition(self._settings.ticks, partition, offset))
-            self._consumer.resume(self._ticks([partition]))
+            self._consumer.seek(place)
+            self._consumer.resume([place])
+        with suppress(KafkaException):  # its broker's thread may sleep for another second, and only a request wakes it
+            self._consumer.get_watermark_offsets(place, WAKE_S)
 
     def committed(self, partition: int, timeout_ms: int) -> int | None:
         """See client.Consumer."""
