@@ -28,7 +28,7 @@ test: $(VENV)/test.stamp ## formatter, linter, type checker and all tests
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2 --dist loadfile  # most wait for brokers, browsers and processes; a file's tests share theirs
 
-bench: $(VENV)/test.stamp ## tickwatch against the floor and its peers, latency, growth, profile: 25 minutes, into docs/performance.md
+bench: $(VENV)/test.stamp ## tickwatch against the floor and its peers, latency, growth, profile: 17 minutes, into docs/performance.md
 	@exec $(BIN)/python -m benchmarks.bench $${PARTS:+--parts "$$PARTS"} $${SIZE:+--ticks "$$SIZE"} $${CELLS:+--cells "$$CELLS"}
 
 bench-quick: $(VENV)/test.stamp ## what a tick costs, against the floor of the client, for three loads, both cells and both clients: two minutes
