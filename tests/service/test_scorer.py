@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,8 +14,27 @@ from numpy.typing import NDArray
 from service.autoencoder import Model, load
 from service.scorer import Scorer
 from service.ticks import Ticks
-from tests.samples import CELLS, every, random_ticks, shipped
+from tests.samples import CELLS, ROOT, every, random_ticks, shipped
 
+COMPILED = """
+import numpy as np
+from numba.core.dispatcher import Dispatcher
+from service import blocks, features, idle, judge
+from service.autoencoder import load
+from service.scorer import Scorer, warm_up
+from tests.samples import random_ticks, shipped
+
+def kernels():
+    every = [vars(module).items() for module in (blocks, features, idle, judge)]
+    return {name: len(found.signatures) for items in every for name, found in items if isinstance(found, Dispatcher)}
+
+warm_up(load(shipped("gru")))
+before = kernels()
+for n in (1, 400):
+    Scorer(load(shipped("gru")), 20).score(random_ticks(n, streams=7, partitions=2))
+assert kernels() == before, f"{before} before, {kernels()} after"
+print(*sorted(name for name, signatures in before.items() if signatures))
+"""
 TICKS = random_ticks(1500, streams=7, partitions=2)
 ONE = random_ticks(800, streams=1, seed=3)
 MODELS = {cell: load(shipped(cell)) for cell in CELLS}
@@ -25,6 +47,12 @@ def model(request: pytest.FixtureRequest) -> Model:
 
 def scores(scorer: Scorer, batches: list[Ticks]) -> NDArray[np.float64]:
     return np.concatenate([scorer.score(batch).verdicts.score for batch in batches])
+
+
+def test_a_warm_scorer_never_waits_for_the_compiler() -> None:
+    ended = subprocess.run([sys.executable, "-c", COMPILED], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.split() == ["_cut", "_kernel", "edges", "live"]
 
 
 @pytest.mark.parametrize("step", [1, 13, 500])
