@@ -147,3 +147,20 @@ def test_requests_that_are_scored_together_do_not_see_each_other(tmp_path: Path)
         assert client.get("/v1/streams").json()["streams"] == []
         batches = client.get("/metrics").text
     assert float(batches.split("tickwatch_batch_ticks_count ")[1].split()[0]) < 200  # of 400 requests
+
+
+def test_requests_that_come_turn_by_turn_of_the_event_loop_share_a_batch(tmp_path: Path) -> None:
+    tick = as_json(random_ticks(1))
+
+    async def one(client: httpx.AsyncClient, turns: int) -> int:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        return (await client.post("/v1/score", json={"ticks": tick})).status_code
+
+    async def everyone(client: httpx.AsyncClient) -> list[int]:
+        return await asyncio.gather(*(one(client, turns) for turns in range(24)))
+
+    with served(tmp_path) as client:
+        assert client.together(everyone) == [200] * 24
+        batches = client.get("/metrics").text
+    assert float(batches.split("tickwatch_batch_ticks_count ")[1].split()[0]) <= 6
