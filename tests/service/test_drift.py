@@ -30,8 +30,7 @@ def scored() -> Scored:
 def with_values(scored: Scored, values: NDArray[np.float64], **features: Any) -> Scored:
     """As if all features and the scores of the ticks had these values float64 [N]."""
     observed = np.repeat(values[:, None], len(NAMES) - 1, axis=1).astype(np.float32)
-    zeros = np.zeros(len(values), np.float32)
-    found = replace(scored.features, **{"observed": observed, "lateness": zeros, "repeats": zeros} | features)
+    found = replace(scored.features, **{"observed": observed, "folded": np.ones(len(values), np.bool_)} | features)
     return replace(scored, features=found, verdicts=replace(scored.verdicts, score=values))
 
 
@@ -75,10 +74,9 @@ def test_too_few_ticks_missing_features_and_models_that_do_not_tell_have_no_inde
 
 
 def test_late_and_repeated_ticks_do_not_count(scored: Scored) -> None:
-    late = np.ones(500, np.float32)
-    for of in ({"lateness": late}, {"repeats": late}):
-        missing = np.full_like(scored.features.observed, np.nan)
-        assert math.isnan(drift(with_values(scored, values(SHARES), observed=missing, **of)).psi()["score"])
+    missing = np.full_like(scored.features.observed, np.nan)
+    neither = with_values(scored, values(SHARES), observed=missing, folded=np.zeros(500, np.bool_))
+    assert math.isnan(drift(neither).psi()["score"])
 
 
 def test_what_was_long_ago_is_forgotten(scored: Scored) -> None:
