@@ -54,7 +54,7 @@ def plan(rows: NDArray[np.int64]) -> Plan:
     return Plan(order, blocks)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def edges(numbers):  # type: ignore[no-untyped-def]
     """Where the runs of equal numbers begin among N, and N: int64 [runs + 1]."""
     n = numbers.shape[0]
@@ -68,7 +68,7 @@ def edges(numbers):  # type: ignore[no-untyped-def]
     return found[: runs + 1]
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _cut(rows, grouped, bounds, order, owners, shapes):  # type: ignore[no-untyped-def]
     """Fill the plan's order, the rows of its blocks one behind the other, and their (T, B); returns how many blocks there are.
 

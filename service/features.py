@@ -167,7 +167,7 @@ def _known(m, mark):  # type: ignore[no-untyped-def]
     return 1.0 if known else 0.0
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recursion, read top to bottom)
     rows,
     ts,

@@ -25,7 +25,7 @@ LIFE = np.dtype(
 NEVER = 2**61  # nanoseconds; no clock gets there
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def live(partition, rows, ts, life, clocks, idle, expired):  # type: ignore[no-untyped-def]
     """Move `life` (LIFE [R]) and `clocks` int64 [partitions] over N ticks; rows below 0 are skipped.
 

@@ -147,7 +147,7 @@ def _adapt(memory, c, value, weight, rate, floor):  # type: ignore[no-untyped-de
     memory.level[c] = max(level, floor)
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recursion, read top to bottom)
     rows, offset, z, x, expected, folded, lateness, repeats, pause, replay, memory, level, excess, shape, least, threshold,
     score, alert, phase, incident, evidence, tails, trend, misfit, values,

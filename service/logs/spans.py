@@ -8,7 +8,7 @@ import numpy as np
 PARTS = 5
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _varint(data, at):  # type: ignore[no-untyped-def]
     """A zigzag number of the wire, and where it ends; -1 where it does not (https://protobuf.dev/programming-guides/encoding)."""
     value = np.int64(0)
@@ -22,7 +22,7 @@ def _varint(data, at):  # type: ignore[no-untyped-def]
     return np.int64(0), -1
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def _blob(data, at):  # type: ignore[no-untyped-def]
     """Where bytes that follow their length begin and end, the end -1 if there are none; and where it goes on, -1 if nowhere."""
     length, at = _varint(data, at)
@@ -33,7 +33,7 @@ def _blob(data, at):  # type: ignore[no-untyped-def]
     return at, at + length, at + length
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def scan(data, at, spans):  # type: ignore[no-untyped-def]
     """Fill `spans` int64 [N, PARTS] from the records that begin at a place of `data` uint8 [bytes] and end with it.
 
