@@ -44,10 +44,10 @@ def running(contestant: Contestant, task: Task, leave_s: float = 0.0) -> Iterato
 @contextmanager
 def committed(kafka: KafkaSettings) -> Iterator[Callable[[], int]]:
     """Asks how many ticks the group has committed; 0 while its coordinator can't say."""
-    # or the broker holds the answer back for as long as a transaction has offsets that are not committed yet
-    isolation = {"isolation.level": "read_uncommitted"}
-    servers = {"bootstrap.servers": kafka.bootstrap_servers, "group.id": kafka.group, "log_level": 2}
-    consumer = Consumer(servers | isolation)
+    consumer = Consumer({
+        "bootstrap.servers": kafka.bootstrap_servers, "group.id": kafka.group, "log_level": 2,
+        "isolation.level": "read_uncommitted",  # with the other one an answer waits for the transaction that is open
+    })  # fmt: skip
     partitions = [TopicPartition(kafka.ticks, p) for p in range(PARTITIONS)]
 
     def ask() -> int:

@@ -82,7 +82,7 @@ class Streams:
         done = 0
         for first, last in pairwise(edges(ticks.partition).tolist()):
             p, names = int(ticks.partition[first]), ticks.stream[first:last]
-            self._has_clock(p)
+            self._ensure_clock(p)
             held, changed = self._rows.setdefault(p, {}), self._changed.setdefault(p, {})
             seen = list(dict.fromkeys(names))
             new = [name for name in seen if name not in held]
@@ -96,7 +96,7 @@ class Streams:
         self._live(ticks, found, slice(done, n))
         return found
 
-    def _has_clock(self, partition: int) -> None:
+    def _ensure_clock(self, partition: int) -> None:
         missing = partition + 1 - len(self._clocks)
         if missing > 0:
             self._clocks = np.append(self._clocks, np.ones(missing, np.int64))
@@ -236,7 +236,7 @@ class Streams:
             table[at] = state.rows[:, start : start + table.shape[1]]
             start += table.shape[1]
         clock = self._life["clock"][at]
-        self._has_clock(p)
+        self._ensure_clock(p)
         self._clocks[p] = max(1, int(clock.max()))  # the stream of the partition's last tick has it
         self._oldest[p] = int(clock.min())
 

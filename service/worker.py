@@ -195,8 +195,8 @@ class Worker:
         """Make everything scored so far durable in one transaction."""
         pending, self._pending = self._pending, Pending()
         began = self._clock()
-        late = began - (self._last_commit + self._interval)
-        self._last_commit = began - late if 0 < late < self._interval else began  # a late one delays no other
+        due = self._last_commit + self._interval
+        self._last_commit = due if due < began < due + self._interval else began  # a late one delays no other
         if not pending.offsets:
             return
         states = self._scorer.streams.changed()

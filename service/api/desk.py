@@ -36,8 +36,8 @@ SHARE = 2  # the requests of one tenant fill at most this part of the queue: 1 /
 class Desk:
     """Takes jobs from the coroutines of one event loop and settles them.
 
-    `linger_ms` is how long the first job waits for company before that; `most` is how
-    many ticks may wait or be in work.
+    `linger_ms` is how long the first job waits for company before the turns that gather it; `most` is how many ticks may wait or
+    be in work.
     """
 
     def __init__(self, engine: Engine, metrics: Metrics, linger_ms: float, most: int) -> None:

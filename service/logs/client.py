@@ -132,7 +132,8 @@ class Client:
     """One of them: how to make its parts.
 
     The consumer has subscribed, has records linger for so many milliseconds, and brings TRACE_HEADER if that is asked for. The
-    outlet is a producer without transactions. `linger_ms` is what suits the client: what a fetch costs it, few ticks must not.
+    outlet is a producer without transactions. `linger_ms` is how long records linger if nobody says: the more a fetch costs, the
+    longer.
     """
 
     consumer: Callable[[KafkaSettings, Rebalance, int, bool], Consumer]

@@ -25,8 +25,9 @@ from service.scorer import Scorer, warm_up
 from tests.samples import random_ticks, shipped
 
 def kernels():
-    every = [vars(module).items() for module in (blocks, features, idle, judge)]
-    return {name: len(found.signatures) for items in every for name, found in items if isinstance(found, Dispatcher)}
+    modules = (blocks, features, idle, judge)
+    every = [(module.__name__ + "." + name, found) for module in modules for name, found in vars(module).items()]
+    return {name: len(found.signatures) for name, found in every if isinstance(found, Dispatcher)}
 
 warm_up(load(shipped("gru")))
 before = kernels()
@@ -52,7 +53,8 @@ def scores(scorer: Scorer, batches: list[Ticks]) -> NDArray[np.float64]:
 def test_a_warm_scorer_never_waits_for_the_compiler() -> None:
     ended = subprocess.run([sys.executable, "-c", COMPILED], cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.split() == ["_cut", "_kernel", "edges", "live"]
+    kernels = ["blocks._cut", "blocks.edges", "features._kernel", "idle.live", "judge._kernel"]
+    assert ended.stdout.split() == [f"service.{name}" for name in kernels]
 
 
 @pytest.mark.parametrize("step", [1, 13, 500])
