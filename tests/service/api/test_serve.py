@@ -121,6 +121,14 @@ def test_what_was_called_too_late_has_changed_nothing_and_what_was_answered_coun
         assert kept == {name: len(BODY) for name, status in told.items() if status == 200}
 
 
+def test_a_request_whose_client_leaves_while_it_waits_is_dropped(tmp_path: Path) -> None:
+    with server(tmp_path, "--linger-ms", "1000") as running, running.client() as client:
+        with pytest.raises(httpx.ReadTimeout):
+            client.post("/v1/streams/LEFT/ticks", json={"ticks": BODY[:5]}, timeout=0.1)
+        assert client.post("/v1/streams/STAYED/ticks", json={"ticks": BODY[:5]}).status_code == 200
+        assert [stream["stream"] for stream in client.get("/v1/streams").json()["streams"]] == ["STAYED"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_after_what_has_begun(tmp_path: Path, number: signal.Signals) -> None:
     with server(tmp_path, "--linger-ms", "1000") as running, running.client() as client:
