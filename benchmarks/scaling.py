@@ -23,13 +23,16 @@ WORKERS = (1, 2, 3, 4)
 
 
 def streams(bootstrap: str, size: Size, told: Told) -> list[Row]:
-    """A row for each number of streams, which are equally busy; counting begins when each has had a tick."""
+    """A row for each number of streams, which are equally busy; counting begins when each has had a tick or two.
+
+    A client may read some partitions twice as far as others, so that after one round not all streams would be known.
+    """
     rows: list[Row] = []
     numbers = [n for n in STREAMS if n <= size.many]
     for n in numbers:
         told(f"{n:,} streams", len(rows), len(numbers))
         kafka = names(bootstrap, f"streams-{n}", "one")
-        first = max(n, size.ticks // 2)
+        first = max(2 * n, size.ticks // 2)
         fill(kafka, np.arange(first + size.ticks) % n)
         with TemporaryDirectory() as folder:
             start, end = race(OURS[0], Task(kafka, size.cells[0], Path(folder)), first, first + size.ticks)

@@ -38,7 +38,7 @@ LingerMs = Annotated[
     _option(
         "--linger-ms",
         "Milliseconds that a few ticks wait at the broker for more, which are then scored together; 0 is never. Without it 10"
-        " with kafka-python, 5 with confluent-kafka.",
+        " with kafka-python, 5 with confluent-kafka or at least once.",
         min=0,
         max=1000,
     ),

@@ -3,13 +3,12 @@
 Every stream has a number, given when it is first seen and kept until the stream is removed; then another one may get it. A
 number that nobody has is written without name and row: a removal is a value like any other.
 
-A commit writes *delta blocks* with the rows that it changed, keyed `D{place}` where places form a ring, and some *snapshot
-blocks* with all rows of BLOCK consecutive numbers, keyed `B{number // BLOCK}`. A place of the ring is written again only when
-each block that its old delta touched has been snapshotted since (or is, in the same transaction). So whatever compaction
-removes, the latest value of a row is in the latest record of some key, and applying records in offset order ends with it.
-Snapshots are written at the pace of the deltas, oldest
-first: the topic's size stays near twice the state's and so does the volume written. While all deltas since them are no more
-than LIGHT rows they wait, so that the state of a few busy streams is not written twice.
+A commit writes packed blocks of rows, keyed `D{place}`: those that it changed, and those that it *carries*. Of the blocks that
+count no more than MOST times as many rows are kept as there are streams: the oldest go, and what was in them and has not been
+written since is written again, so that their places are free. Whatever compaction removes, the latest value of a row is thus in
+the latest record of some key, and applying records in offset order ends with it. Streams that are all busy carry nothing, as
+their old rows are out of date when their turn comes; and while there are few rows in all (LIGHT) nothing needs to be carried
+for long. (Rosenblum and Ousterhout 1992 clean the segments of a log-structured file system so.)
 
 The changelog lives in epochs. Whoever gives up the state of another layout begins a new epoch, and its first commit voids all
 records before it, whatever compaction leaves of them; the tombstones that go with it only let the broker forget them.
@@ -28,14 +27,16 @@ from numpy.typing import NDArray
 from service.errors import TickwatchError
 
 BLOCK = 1024
+MOST = 2
 BLOCK_BYTES = 4 * 1024 * 1024  # of rows, so that a record with the longest names stays below RECORD_BYTES
 RECORD_BYTES = 8 * 1024 * 1024
-RING = 4096
+RING = 4096  # places
+NOWHERE = 65535  # place of a row that is about to be written
 LIGHT = 8192  # rows: 14 MB, read back in a tenth of a second
 
-# magic and version, length of the layout text, bytes of the names, names, bytes per row, epoch, next input offset, sequence
-HEAD = struct.Struct("<4sHIIIIqq")
-MAGIC = b"TWC2"
+# magic and version, length of the layout text, bytes of the names, names, bytes per row, epoch, next input offset
+HEAD = struct.Struct("<4sHIIIIq")
+MAGIC = b"TWC3"
 
 
 class ForeignLayout(TickwatchError):
@@ -43,7 +44,7 @@ class ForeignLayout(TickwatchError):
 
 
 class Changelog:
-    """Numbers, ring and snapshots of one partition. `layout` names the meaning of a row of `row_bytes` bytes.
+    """Numbers and blocks of one partition. `layout` names the meaning of a row of `row_bytes` bytes.
 
     A new one is `read` through all records of the changelog partition in offset order, then `finish`ed, then `write` gives the
     records of each commit. `names` are the streams by number, "" where nobody has it; `next_offset` is the input offset after
@@ -64,7 +65,7 @@ class Changelog:
         self._layout = layout.encode()
         self._row_bytes = row_bytes
         self._block = max(1, min(block, BLOCK_BYTES // max(1, row_bytes)))
-        self._ring_size = ring
+        self._ring = ring
         self._light = light
         self._fresh = fresh
         self._void: set[bytes] = set()  # keys whose last record is of an earlier epoch
@@ -78,10 +79,11 @@ class Changelog:
         self._foreign: str | None = None  # layout of this epoch, if it is another
         self._numbers: dict[str, int] = {}
         self._free: list[int] = []
-        self._sequence = 0
-        self._places: dict[int, int] = {}  # place -> sequence of its delta, oldest first
-        self._dirty: dict[int, int] = {}  # block -> sequence of its oldest delta since its snapshot, oldest first
-        self._credit = 0
+        self._place = np.zeros(0, np.uint16)  # of each number's latest row
+        self._blocks: dict[int, int] = {}  # place -> rows, oldest block first
+        self._rows = 0  # of all blocks
+        self._free_places: list[int] = []
+        self._top = 0  # of the places: those from here on were never used
         self._keys: set[bytes] = set()  # read in this epoch
 
     # -- writing ------------------------------------------------------------------------------------------------------
@@ -103,34 +105,73 @@ class Changelog:
         known = list(map(self._numbers.get, streams))
         if None in known:
             known = list(map(self._number, streams))
-        named = np.array(known, np.uint32)
         gone = [self._numbers.pop(name) for name in removed if name in self._numbers]  # or it came and went since
         for number in gone:
             self.names[number] = ""
         self._free += gone  # from the next commit on
-        numbers = np.concatenate([named, np.array(gone, np.uint32)])
-        names = streams + [""] * len(gone)
-        records: list[tuple[bytes, bytes | None]] = []
-        due: dict[int, None] = {}
-        for start in range(0, max(1, len(names)), self._block):
-            part = slice(start, start + self._block)
-            self._sequence += 1
-            place = self._take_place(due)
-            self._touch(numbers[part])
-            records.append((b"D%d" % place, self._encode(names[part], rows[part], numbers[part])))
-        self._credit += len(names)
-        times = max(1, self._light // max(1, len(self.names)))  # that all rows may change before their snapshots
-        while self._dirty and self._credit >= times * self._size(next(iter(self._dirty))):
-            self._credit -= times * self._size(self._snapshot_oldest(due))
-        if not self._dirty:
-            self._credit = 0
-        for block in due:
-            names = [name or "" for name in self.names[block * self._block : (block + 1) * self._block]]
-            held = current(list(filter(None, names)))
-            records.append((b"B%d" % block, self._encode(names, held, np.zeros(0, np.uint32))))
+        numbers = np.array(known + gone, np.uint32)
+        carried = self._carry(numbers)
+        records = self._write(numbers, streams + [""] * len(gone), rows)
+        if len(carried):
+            names = [self.names[number] or "" for number in carried.tolist()]
+            records += self._write(carried, names, current(list(filter(None, names))))
         records += [(key, None) for key in sorted(self._void - {key for key, _ in records})]
         self._void = set()
         return records
+
+    def _carry(self, changed: NDArray[np.uint32]) -> NDArray[np.uint32]:
+        """Give up the oldest blocks until there is room for the changed rows; returns what must be written again with them."""
+        self._know_places()
+        self._place[changed] = NOWHERE
+        carried: list[NDArray[np.intp]] = []
+        again, most = 0, max(self._light, MOST * len(self.names))
+        while self._blocks:
+            records = max(1, -(-len(changed) // self._block)) - (-again // self._block)
+            if self._rows + len(changed) + again <= most and len(self._blocks) + records <= self._ring:
+                break
+            place, rows = next(iter(self._blocks.items()))
+            del self._blocks[place]
+            self._rows -= rows
+            self._free_places.append(place)
+            latest = np.flatnonzero(self._place == place)
+            self._place[latest] = NOWHERE
+            carried.append(latest)
+            again += len(latest)
+        return np.concatenate(carried).astype(np.uint32) if carried else changed[:0]
+
+    def _know_places(self) -> None:
+        """Have an entry for each number."""
+        n = len(self.names)
+        if n > len(self._place):
+            more = np.full(n + n // 4 - len(self._place), NOWHERE, np.uint16)
+            self._place = np.concatenate([self._place, more])
+
+    def _write(
+        self, numbers: NDArray[np.uint32], names: list[str], rows: NDArray[np.uint8]
+    ) -> list[tuple[bytes, bytes | None]]:
+        """Records with the names of some numbers, and the rows of those that have one."""
+        records: list[tuple[bytes, bytes | None]] = []
+        done = 0
+        for start in range(0, max(1, len(numbers)), self._block):
+            part = slice(start, start + self._block)
+            held = sum(map(bool, names[part]))
+            place = self._take_place()
+            self._put(place, numbers[part])
+            records.append((b"D%d" % place, self._encode(names[part], rows[done : done + held], numbers[part])))
+            done += held
+        return records
+
+    def _take_place(self) -> int:
+        if self._free_places:
+            return self._free_places.pop()
+        self._top += 1
+        return self._top - 1
+
+    def _put(self, place: int, numbers: NDArray[np.uint32]) -> None:
+        """The latest block is that at `place`, with the rows of these numbers."""
+        self._rows += len(numbers) - self._blocks.pop(place, 0)
+        self._blocks[place] = len(numbers)
+        self._place[numbers] = place
 
     def _number(self, name: str) -> int:
         number = self._numbers.get(name)
@@ -144,44 +185,11 @@ class Changelog:
             self._numbers[name] = number
         return number
 
-    def _size(self, block: int) -> int:
-        return min(self._block, len(self.names) - block * self._block)
-
-    def _take_place(self, due: dict[int, None]) -> int:
-        """A place for the delta of the present sequence; blocks that its old delta needs become due for a snapshot."""
-        if self._places:
-            place, sequence = next(iter(self._places.items()))
-            full = len(self._places) >= self._ring_size
-            while full and self._needed(sequence):
-                self._snapshot_oldest(due)
-            if not self._needed(sequence):
-                del self._places[place]
-                self._places[place] = self._sequence
-                return place
-        place = len(self._places)
-        self._places[place] = self._sequence
-        return place
-
-    def _needed(self, sequence: int) -> bool:
-        return bool(self._dirty) and next(iter(self._dirty.values())) <= sequence
-
-    def _snapshot_oldest(self, due: dict[int, None]) -> int:
-        block = next(iter(self._dirty))
-        del self._dirty[block]
-        due[block] = None
-        return block
-
-    def _touch(self, numbers: NDArray[np.uint32]) -> None:
-        for block in np.unique(numbers // self._block).tolist():
-            self._dirty.setdefault(block, self._sequence)
-
     def _encode(self, names: list[str], rows: NDArray[np.uint8], numbers: NDArray[np.uint32]) -> bytes:
         text = "".join(names).encode("utf-8", "surrogatepass")
         lengths = np.array([len(name) for name in names], np.uint16)
-        head = HEAD.pack(
-            *(MAGIC, len(self._layout), len(text), len(names), self._row_bytes),
-            *(self._epoch, self.next_offset, self._sequence),
-        )
+        sizes = len(self._layout), len(text), len(names), self._row_bytes
+        head = HEAD.pack(MAGIC, *sizes, self._epoch, self.next_offset)
         expected = (int(np.count_nonzero(lengths)), self._row_bytes)
         if rows.shape != expected or rows.dtype != np.uint8:
             raise ValueError(f"rows are {rows.dtype} {rows.shape}, expected uint8 {expected}")
@@ -199,7 +207,7 @@ class Changelog:
             return nothing
         if value[: len(MAGIC)] != MAGIC:
             raise ForeignLayout("an unknown format")
-        _, layout_bytes, text_bytes, n, row_bytes, epoch, next_offset, sequence = HEAD.unpack_from(value)
+        _, layout_bytes, text_bytes, n, row_bytes, epoch, next_offset = HEAD.unpack_from(value)
         if epoch > self._epoch:
             self._void |= self._keys
             self._begin(epoch)
@@ -217,19 +225,14 @@ class Changelog:
         lengths = np.frombuffer(value, np.uint16, n, at)
         text = str(value[at + 2 * n : at + 2 * n + text_bytes], "utf-8", "surrogatepass")
         at += 2 * n + text_bytes
-        place = int(key[1:])
-        self.next_offset, self._sequence = next_offset, max(sequence, self._sequence)
-        if key[:1] == b"D":
-            numbers = np.frombuffer(value, np.uint32, n, at)
-            at += 4 * n
-            self._places.pop(place, None)
-            self._places[place] = sequence
-            for block in np.unique(numbers // self._block).tolist():
-                self._dirty.setdefault(block, sequence)
-        else:
-            numbers = np.arange(place * self._block, place * self._block + n, dtype=np.uint32)
-            self._dirty.pop(place, None)
+        self.next_offset = next_offset
+        numbers = np.frombuffer(value, np.uint32, n, at)
+        at += 4 * n
         self._name(numbers, lengths, text)
+        self._know_places()
+        place = int(key[1:])
+        self._put(place, numbers)
+        self._top = max(self._top, place + 1)
         held = numbers[lengths > 0]
         return held, np.frombuffer(value, np.uint8, len(held) * row_bytes, at).reshape(len(held), row_bytes)
 

@@ -35,6 +35,7 @@ from service.topics import check_topics
 LOG = logging.getLogger("tickwatch")
 FAILURES = 10  # commits in a row; what fails so often will not pass by itself
 BACKOFF_S = (0.5, 5.0)
+SOON_MS = 5  # the longest linger where no result waits for a commit
 PATIENCE_S = 15.0  # with a partition that brings nothing, until somebody else is asked whether that is right
 
 Rows = Callable[[int, list[str]], NDArray[np.uint8]]
@@ -45,10 +46,10 @@ class KafkaLog:
 
     `layout` names the meaning of a state row of `row_bytes` bytes; state of another layout is refused, or with `fresh` given up
     when this worker first commits. `rows(partition, streams)` gives the present state rows, uint8 [n, row_bytes], of any streams
-    of a partition; the log asks for them inside `commit` when it rolls its snapshot, which spares it a second copy of all
-    state. `poll` may call `before_revoke` on another thread, while it blocks. Few records linger at the broker for
-    `linger_ms`, None: as long as suits the client. With `traced` records bring their header TRACE_HEADER. With `at_once` there
-    is `send` for at-least-once results. `connect_attempts` counts attempts since the last success.
+    of a partition; the log asks for them inside `commit` when it writes some again (`changelog.py`), which spares it a second
+    copy of all state. `poll` may call `before_revoke` on another thread, while it blocks. Few records linger at the broker for
+    `linger_ms`, None: as long as suits the client and `at_once`. With `traced` records bring their header TRACE_HEADER. With
+    `at_once` there is `send` for at-least-once results. `connect_attempts` counts attempts since the last success.
     """
 
     def __init__(
@@ -74,7 +75,8 @@ class KafkaLog:
         self._layout = layout
         self._rows = rows
         self._max_records = max_records
-        self._linger_ms = self._client.linger_ms if linger_ms is None else linger_ms
+        usual_ms = min(self._client.linger_ms, SOON_MS) if at_once else self._client.linger_ms
+        self._linger_ms = usual_ms if linger_ms is None else linger_ms
         self._fresh = fresh
         self._traced = traced
         self._at_once = at_once

@@ -29,7 +29,7 @@ CONSUMER = {
     "session_timeout_ms": 8000,
     "heartbeat_interval_ms": 1000,
     "max_poll_interval_ms": 60_000,
-    "retry_backoff_ms": 50,
+    "retry_backoff_ms": 10,  # `poll` sleeps for as long when an answer arrives just between two of its looks
     "fetch_max_bytes": 16 * 1024 * 1024,
 }
 PRODUCER = {

@@ -5,9 +5,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, field
 
-HEAD = struct.Struct("<4sHIIIIqq")
-BLOCK_ROWS = 1024
-BLOCK_BYTES = 4 * 1024 * 1024
+HEAD = struct.Struct("<4sHIIIIq")
 
 
 @dataclass
@@ -26,12 +24,12 @@ class Partition:
             raise ValueError("a stream has two numbers")
         return found
 
-    def take(self, key: bytes, value: bytes | None) -> None:
+    def take(self, value: bytes | None) -> None:
         """Apply one record; they come in the order of their offsets."""
         if value is None:
             return
-        magic, layout_bytes, text_bytes, n, row_bytes, epoch, next_offset, _ = HEAD.unpack_from(value)
-        if magic != b"TWC2":
+        magic, layout_bytes, text_bytes, n, row_bytes, epoch, next_offset = HEAD.unpack_from(value)
+        if magic != b"TWC3":
             raise ValueError(f"unknown format {magic!r}")
         at = HEAD.size
         if epoch > self.epoch:
@@ -41,11 +39,7 @@ class Partition:
         self.layout, at = value[at : at + layout_bytes].decode(), at + layout_bytes
         lengths, at = struct.unpack_from(f"<{n}H", value, at), at + 2 * n
         text, at = value[at : at + text_bytes].decode(), at + text_bytes
-        if key.startswith(b"D"):
-            numbers, at = list(struct.unpack_from(f"<{n}I", value, at)), at + 4 * n
-        else:
-            first = int(key[1:]) * max(1, min(BLOCK_ROWS, BLOCK_BYTES // row_bytes))
-            numbers = list(range(first, first + n))
+        numbers, at = struct.unpack_from(f"<{n}I", value, at), at + 4 * n
         begin = 0
         for number, length in zip(numbers, lengths, strict=True):
             name, begin = text[begin : begin + length], begin + length

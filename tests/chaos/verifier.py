@@ -159,7 +159,7 @@ def _state(changelog: list[Seen], p: int, end: int, streams: set[str], scorer: S
     restored = Partition()
     for record in changelog:
         if record.partition == p:
-            restored.take(record.key or b"", record.value)
+            restored.take(record.value)
     if restored.layout != scorer.layout:
         yield f"its state has the layout {restored.layout}, not {scorer.layout}"
     if restored.next_offset != end:

@@ -207,7 +207,9 @@ def test_a_worker_whose_name_was_taken_stops_and_says_so(
 def test_what_compaction_leaves_is_enough(
     settings: KafkaSettings, toys: Callable[..., Toy], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kafka, "Changelog", partial(Changelog, light=0))  # or snapshots begin after thousands of ticks
+    monkeypatch.setattr(
+        kafka, "Changelog", partial(Changelog, light=0)
+    )  # or no place is used twice before thousands of ticks
     produce(settings.bootstrap_servers, settings.ticks, TICKS * 4)
     toy = toys(settings, max_records=20)
     until(finished(settings), toy)

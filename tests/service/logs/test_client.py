@@ -9,6 +9,7 @@ import pytest
 
 from service.errors import TickwatchError
 from service.logs.client import CLIENTS, find
+from service.logs.kafka import SOON_MS
 from tests.samples import ROOT
 
 WITHOUT = """
@@ -27,7 +28,8 @@ def test_an_unknown_client_is_named_with_those_that_are_known() -> None:
 
 def test_few_ticks_linger_for_as_long_as_the_help_says() -> None:
     told = [f"{find(client).linger_ms} with {client}" for client in CLIENTS]
-    assert f"Without it {', '.join(told)}." in (ROOT / "docs" / "settings.md").read_text()
+    assert f"Without it {', '.join(told)} or at least once." in (ROOT / "docs" / "settings.md").read_text()
+    assert find("confluent-kafka").linger_ms == SOON_MS
 
 
 def test_a_client_that_is_not_installed_is_named_with_its_extra() -> None:
