@@ -199,14 +199,18 @@ class Streams:
             self._retire(row)
         self._oldest[partition] = int(clock[clock > newest_idle].min())  # the last tick's stream is never idle
 
-    def changed(self) -> list[PartitionState]:
-        """The rows touched and the streams removed since the last call, by partition; the caller makes them durable."""
+    def changed(self, *, late: bool = False) -> list[PartitionState]:
+        """The rows touched and the streams removed since the last call, by partition; the caller makes them durable.
+
+        With `late` rows are packed only as they are sliced, which has to be before the next batch and spares a copy of them all.
+        """
         states = []
         for partition, rows in self._changed.items():
             self._expire(partition)
             held = self._rows[partition]
             removed = [name for name in self._removed.get(partition, ()) if name not in held]
-            states.append(PartitionState(partition, list(rows), self._pack(list(rows.values())), removed))
+            packed = Packed(self, list(rows.values()))
+            states.append(PartitionState(partition, list(rows), packed if late else packed[:], removed))
         self._changed = {}
         self._removed = {}
         return states
@@ -217,9 +221,10 @@ class Streams:
 
     def packed_all(self, wanted: list[tuple[int, list[str]]]) -> NDArray[np.uint8]:
         """The same of several partitions, one behind the other."""
-        return self._pack([self._rows[partition][name] for partition, names in wanted for name in names])
+        return self.pack([self._rows[partition][name] for partition, names in wanted for name in names])
 
-    def _pack(self, rows: list[int]) -> NDArray[np.uint8]:
+    def pack(self, rows: list[int]) -> NDArray[np.uint8]:
+        """The rows of these indexes, uint8 [n, row_bytes]."""
         at = np.array(rows, np.int64)
         return np.concatenate([table.take(at, axis=0) for table in self._tables], axis=1)  # half the time of table[at]
 
@@ -231,9 +236,9 @@ class Streams:
         p = state.partition
         at = self._new_rows(p, state.streams)
         self._rows[p] = dict(zip(state.streams, at.tolist(), strict=True))
-        start = 0
+        start, rows = 0, state.rows[:]
         for table in self._tables:
-            table[at] = state.rows[:, start : start + table.shape[1]]
+            table[at] = rows[:, start : start + table.shape[1]]
             start += table.shape[1]
         clock = self._life["clock"][at]
         self._ensure_clock(p)
@@ -263,3 +268,15 @@ class Streams:
     def clear(self) -> None:
         """Forget everything."""
         self.drop(*self._rows)
+
+
+class Packed:
+    """See service.logs.Rows: the rows of some streams."""
+
+    def __init__(self, streams: Streams, rows: list[int]) -> None:
+        self._streams = streams
+        self._rows = rows
+
+    def __getitem__(self, part: slice) -> NDArray[np.uint8]:
+        """Some of the rows, as they are now."""
+        return self._streams.pack(self._rows[part])

@@ -199,7 +199,7 @@ class Worker:
         self._last_commit = due if due < began < due + self._interval else began  # a late one delays no other
         if not pending.offsets:
             return
-        states = self._scorer.streams.changed()
+        states = self._scorer.streams.changed(late=True)
         headers = self._headers()
         self._log.commit(Checkpoint(pending.offsets, states, pending.events, pending.scores, pending.dead_letters))
         seconds = self._clock() - began

@@ -56,16 +56,23 @@ class Records:
 NOTHING = Records(np.zeros(0, np.int32), np.zeros(0, np.int64), [], [])
 
 
+class Rows(Protocol):
+    """State rows: an array uint8 [n, bytes per row], or what gives such arrays as it is sliced, good until the next batch."""
+
+    def __getitem__(self, part: slice, /) -> NDArray[np.uint8]:
+        """Some of the rows."""
+
+
 @dataclass(frozen=True)
 class PartitionState:
-    """State rows of one partition: `streams` are n names, `rows` is uint8 [n, bytes per row] in the same order.
+    """State rows of one partition: `streams` are n names, `rows` are theirs in the same order.
 
     In a checkpoint, `removed` names further streams whose rows are to be forgotten.
     """
 
     partition: int
     streams: list[str]
-    rows: NDArray[np.uint8]
+    rows: Rows
     removed: list[str] = field(default_factory=list)
 
 

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import TickwatchError
+from service.logs import Rows
 
 BLOCK = 1024
 MOST = 2
@@ -92,13 +93,13 @@ class Changelog:
         self,
         next_offset: int,
         streams: list[str],
-        rows: NDArray[np.uint8],
+        rows: Rows,
         removed: list[str],
         current: Callable[[list[str]], NDArray[np.uint8]],
     ) -> list[tuple[bytes, bytes | None]]:
         """The (key, value) records of one commit, to be sent in this order in one transaction.
 
-        `rows` uint8 [n, row_bytes] are the changed rows of `streams`, `removed` are other streams; `current` gives the rows of
+        `rows` are the changed rows of `streams`, `removed` are other streams; `current` gives the rows of
         any streams as of this commit. There is always a record, so that the changelog knows `next_offset` too.
         """
         self.next_offset = next_offset
@@ -146,9 +147,7 @@ class Changelog:
             more = np.full(n + n // 4 - len(self._place), NOWHERE, np.uint16)
             self._place = np.concatenate([self._place, more])
 
-    def _write(
-        self, numbers: NDArray[np.uint32], names: list[str], rows: NDArray[np.uint8]
-    ) -> list[tuple[bytes, bytes | None]]:
+    def _write(self, numbers: NDArray[np.uint32], names: list[str], rows: Rows) -> list[tuple[bytes, bytes | None]]:
         """Records with the names of some numbers, and the rows of those that have one."""
         records: list[tuple[bytes, bytes | None]] = []
         done = 0

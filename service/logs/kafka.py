@@ -38,7 +38,7 @@ BACKOFF_S = (0.5, 5.0)
 SOON_MS = 5  # the longest linger where no result waits for a commit
 PATIENCE_S = 15.0  # with a partition that brings nothing, until somebody else is asked whether that is right
 
-Rows = Callable[[int, list[str]], NDArray[np.uint8]]
+Current = Callable[[int, list[str]], NDArray[np.uint8]]
 
 
 class KafkaLog:
@@ -57,7 +57,7 @@ class KafkaLog:
         settings: KafkaSettings,
         row_bytes: int,
         layout: str,
-        rows: Rows,
+        rows: Current,
         *,
         client: str = "kafka-python",
         max_records: int = 5000,

@@ -139,7 +139,7 @@ class SqliteLog:
         with self._transaction() as db:
             db.executemany("INSERT OR REPLACE INTO offsets VALUES (?, ?)", checkpoint.offsets.items())
             for state in checkpoint.states:
-                rows = (row.tobytes() for row in state.rows)
+                rows = (row.tobytes() for row in state.rows[:])
                 db.executemany("INSERT OR REPLACE INTO state VALUES (?, ?)", zip(state.streams, rows, strict=True))
                 db.executemany("DELETE FROM state WHERE stream = ?", ((name,) for name in state.removed))
             db.executemany(

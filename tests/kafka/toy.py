@@ -71,7 +71,7 @@ class Toy:
                 self.state = {key: row for key, row in self.state.items() if key[0] != partition}
                 self._changed.pop(partition, None)
             for restored in poll.restored:
-                table = np.ascontiguousarray(restored.rows).view(np.int64).tolist()
+                table = np.ascontiguousarray(restored.rows[:]).view(np.int64).tolist()
                 self.state |= {
                     (restored.partition, s): (n, total) for s, (n, total) in zip(restored.streams, table, strict=True)
                 }

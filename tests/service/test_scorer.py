@@ -69,7 +69,7 @@ def state(scorer: Scorer) -> dict[tuple[int, str], bytes]:
     return {
         (s.partition, name): row.tobytes()
         for s in scorer.streams.changed()
-        for name, row in zip(s.streams, s.rows, strict=True)
+        for name, row in zip(s.streams, s.rows[:], strict=True)
     }
 
 

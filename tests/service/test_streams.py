@@ -37,12 +37,13 @@ def filled(names: list[str], partition: int = 0) -> Streams:
 
 
 @settings(deadline=None)
-@given(st.lists(st.text(min_size=1, max_size=8), unique=True, max_size=300))
-def test_saved_rows_come_back_to_the_bit(names: list[str]) -> None:
+@given(st.lists(st.text(min_size=1, max_size=8), unique=True, max_size=300), st.booleans())
+def test_saved_rows_come_back_to_the_bit(names: list[str], late: bool) -> None:
     before = filled(names)
     after = Streams(S)
-    for state in before.changed():
-        assert state.rows.shape == (len(state.streams), before.row_bytes)
+    for state in before.changed(late=late):
+        assert state.rows[:].shape == (len(state.streams), before.row_bytes)
+        assert (state.rows[1:3] == state.rows[:][1:3]).all()
         after.load(state)
     assert len(after) == len(names)
     if names:
@@ -55,6 +56,15 @@ def test_only_touched_rows_are_saved_and_only_once() -> None:
     assert streams.changed() == []
     streams.rows(ticks_of(["c", "a", "c"]))
     assert [s.streams for s in streams.changed()] == [["c", "a"]]
+
+
+def test_rows_stay_as_they_were_saved_unless_they_are_packed_late() -> None:
+    streams = filled(["a", "b"])
+    (saved,) = streams.changed()
+    row = streams.rows(ticks_of(["a"]))
+    (late,) = streams.changed(late=True)
+    streams.recurrent[row] += 1
+    assert saved.rows[:1].tobytes() != streams.packed(0, ["a"]).tobytes() == late.rows[:1].tobytes()
 
 
 def test_the_same_name_in_two_partitions_is_two_streams() -> None:
@@ -143,7 +153,7 @@ def test_who_begins_anew_and_who_is_refused_depends_on_the_ticks_alone(
         if random.random() < 0.5:
             continue
         for state in streams.changed():
-            saved |= {(state.partition, n): r.tobytes() for n, r in zip(state.streams, state.rows, strict=True)}
+            saved |= {(state.partition, n): r.tobytes() for n, r in zip(state.streams, state.rows[:], strict=True)}
             for name in state.removed:
                 saved.pop((state.partition, name), None)
         assert len(streams) == len(saved)

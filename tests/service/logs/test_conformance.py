@@ -158,7 +158,7 @@ def polled(log: Log, n: int) -> tuple[list[tuple[int, bytes | None]], dict[str, 
         poll = log.poll(50, lambda: None)
         for found in poll.restored:
             restored = True
-            state |= dict(zip(found.streams, found.rows.tolist(), strict=True))
+            state |= dict(zip(found.streams, found.rows[:].tolist(), strict=True))
         records += zip(poll.records.offset.tolist(), poll.records.value, strict=True)
     return records, state
 
@@ -306,8 +306,8 @@ def assert_state(place: Place, cell: str, ticks: Ticks) -> None:
         assert time.monotonic() < deadline
         restored = log.poll(50, lambda: None).restored
     log.close()
-    want = dict(zip(state.streams, map(bytes, state.rows), strict=True))
-    assert dict(zip(restored[0].streams, map(bytes, restored[0].rows), strict=True)) == want
+    want = dict(zip(state.streams, map(bytes, state.rows[:]), strict=True))
+    assert dict(zip(restored[0].streams, map(bytes, restored[0].rows[:]), strict=True)) == want
 
 
 SQL = [
