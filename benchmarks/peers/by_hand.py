@@ -38,7 +38,8 @@ def main() -> None:
     nothing = np.zeros((1, model.recurrent), np.float32)
     committed = time.monotonic()
     while True:
-        for records in consumer.poll(100, 500).values():
+        # a shorter poll may lose the outcome of a join, and join anew for ever
+        for records in consumer.poll(1000, 500).values():
             for record in records:
                 tick = json.loads(record.value)
                 stream = tick["stream"]
