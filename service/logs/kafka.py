@@ -25,7 +25,7 @@ from service.errors import TickwatchError
 from service.journal import event
 from service.logs import NOTHING, Checkpoint, DeadLetter, LogReset, Output, PartitionState, Poll
 from service.logs.changelog import Changelog
-from service.logs.client import find
+from service.logs.client import Consumer, find
 from service.logs.membership import Membership
 from service.logs.outbox import Outbox
 from service.logs.restore import Restore, Restored
@@ -35,6 +35,7 @@ from service.topics import check_topics
 LOG = logging.getLogger("tickwatch")
 FAILURES = 10  # commits in a row; what fails so often will not pass by itself
 BACKOFF_S = (0.5, 5.0)
+STRANGERS = 5  # looks at the group, over some seconds, that find another worker under this one's name
 SOON_MS = 5  # the longest linger where no result waits for a commit
 PATIENCE_S = 15.0  # with a partition that brings nothing, until somebody else is asked whether that is right
 
@@ -87,6 +88,7 @@ class KafkaLog:
         self._changelogs: dict[int, Changelog] = {}
         self._next: dict[int, int] = {}
         self._failures = 0
+        self._strangers = 0
         self._try_at = 0.0
 
     @property
@@ -276,13 +278,17 @@ class KafkaLog:
             check_topics(self._settings)
             self._member = Membership(self._settings, self._client, self._linger_ms, traced=self._traced)
         else:
-            self._check_not_replaced(self._member.consumer.member_id())
+            self._check_not_replaced(self._member.consumer)
         self._outbox.open()
         return self._member
 
-    def _check_not_replaced(self, member_id: str) -> None:
-        """A member that comes back from a long pause must not throw out the one that took its place."""
+    def _check_not_replaced(self, consumer: Consumer) -> None:
+        """A member that comes back from a long pause must not throw out the one that took its place.
+
+        One that joins anew, as librdkafka does by itself, gets another id, and for a moment only the broker knows it.
+        """
         settings = self._settings
+        own = {consumer.member_id()}
         admin = connect(settings, KafkaAdminClient)
         try:
             members = admin.describe_groups([settings.group])[settings.group]["members"]
@@ -290,9 +296,17 @@ class KafkaLog:
             raise explain_error(settings, error) from error
         finally:
             admin.close()
-        for member in members:
-            if member_id and member["group_instance_id"] == settings.instance and member["member_id"] != member_id:
-                raise explain_replaced(settings)
+        own.add(consumer.member_id())
+        named = {member["member_id"] for member in members if member["group_instance_id"] == settings.instance}
+        if "" in own or not named - own:
+            self._strangers = 0
+            return
+        self._strangers += 1
+        if self._strangers >= STRANGERS:
+            raise explain_replaced(settings)
+        raise Unreachable(
+            f"group {settings.group}: instance {settings.instance} is another worker, or this one joins anew"
+        )
 
     def _reset(self, why: str) -> None:
         void = event("void", topic=self.name, next_offsets=dict(self._next))

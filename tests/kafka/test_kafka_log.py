@@ -204,6 +204,24 @@ def test_a_worker_whose_name_was_taken_stops_and_says_so(
     assert_exactly_once(settings)
 
 
+def test_a_worker_that_joined_anew_is_not_taken_for_another_one(
+    settings: KafkaSettings, toys: Callable[..., Toy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    produce(settings.bootstrap_servers, settings.ticks, TICKS)
+    toy = toys(settings)
+    until(finished(settings), toy)
+    assert toy.log._member is not None
+    consumer = toy.log._member.consumer
+    ids = iter(["one-of-before", "one-of-before"])  # what it believes before it hears of its new id
+    monkeypatch.setattr(consumer, "member_id", lambda: next(ids, None) or type(consumer).member_id(consumer))
+    toy.log._reset("a test")
+    produce(settings.bootstrap_servers, settings.ticks, TICKS)
+    until(finished(settings), toy)
+    assert toy.log._strangers == 0
+    assert next(ids, None) is None
+    assert_exactly_once(settings)
+
+
 def test_what_compaction_leaves_is_enough(
     settings: KafkaSettings, toys: Callable[..., Toy], monkeypatch: pytest.MonkeyPatch
 ) -> None:
