@@ -3,12 +3,12 @@
 Every stream has a number, given when it is first seen and kept until the stream is removed; then another one may get it. A
 number that nobody has is written without name and row: a removal is a value like any other.
 
-A commit writes packed blocks of rows, keyed `D{place}`: those that it changed, and those that it *carries*. Of the blocks that
-count no more than MOST times as many rows are kept as there are streams: the oldest go, and what was in them and has not been
-written since is written again, so that their places are free. Whatever compaction removes, the latest value of a row is thus in
-the latest record of some key, and applying records in offset order ends with it. Streams that are all busy carry nothing, as
-their old rows are out of date when their turn comes; and while there are few rows in all (LIGHT) nothing needs to be carried
-for long. (Rosenblum and Ousterhout 1992 clean the segments of a log-structured file system so.)
+A commit writes packed blocks of rows, keyed `D{place}`: those that it changed, and those that it *carries*. All blocks together
+keep no more rows than MOST for each stream, or LIGHT. Where there would be more, the oldest blocks give up their places, and
+those of their rows that no later block has are carried: written again. So whatever compaction removes, the latest value of a
+row is in the latest record of some key, and applying records in offset order ends with it. Streams that are all busy carry
+nothing, for there is a later row of each when its old one goes. (Log-structured file systems clean their segments like that:
+Rosenblum and Ousterhout 1992.)
 
 The changelog lives in epochs. Whoever gives up the state of another layout begins a new epoch, and its first commit voids all
 records before it, whatever compaction leaves of them; the tombstones that go with it only let the broker forget them.
@@ -28,7 +28,7 @@ from service.errors import TickwatchError
 from service.logs import Rows
 
 BLOCK = 1024
-MOST = 2
+MOST = 2  # rows for each stream
 BLOCK_BYTES = 4 * 1024 * 1024  # of rows, so that a record with the longest names stays below RECORD_BYTES
 RECORD_BYTES = 8 * 1024 * 1024
 RING = 4096  # places
@@ -99,8 +99,8 @@ class Changelog:
     ) -> list[tuple[bytes, bytes | None]]:
         """The (key, value) records of one commit, to be sent in this order in one transaction.
 
-        `rows` are the changed rows of `streams`, `removed` are other streams; `current` gives the rows of
-        any streams as of this commit. There is always a record, so that the changelog knows `next_offset` too.
+        `rows` are the changed rows of `streams`, `removed` are other streams; `current` gives the rows of any streams as of this
+        commit, uint8 [n, row_bytes]. There is always a record, so that the changelog knows `next_offset` too.
         """
         self.next_offset = next_offset
         known = list(map(self._numbers.get, streams))
@@ -113,9 +113,10 @@ class Changelog:
         numbers = np.array(known + gone, np.uint32)
         carried = self._carry(numbers)
         records = self._write(numbers, streams + [""] * len(gone), rows)
-        if len(carried):
-            names = [self.names[number] or "" for number in carried.tolist()]
-            records += self._write(carried, names, current(list(filter(None, names))))
+        for start in range(0, len(carried), self._block):
+            part = carried[start : start + self._block]
+            names = [self.names[number] or "" for number in part.tolist()]
+            records += self._write(part, names, current(list(filter(None, names))))
         records += [(key, None) for key in sorted(self._void - {key for key, _ in records})]
         self._void = set()
         return records
