@@ -34,13 +34,12 @@ def test_no_request_shows_the_service_to_differ_from_its_document(
 ) -> None:
     """All checks in all phases, links included; fewer cases with keys, for then only the authorisation differs.
 
-    All but one: `use_after_free` takes a stream for one that was never removed when its next tick began it anew, as it does.
+    A stream that its next tick began anew is not one that is there although it was removed; see `_began_anew`.
     """
     keys = tmp_path / "keys.jsonl"
     key = new_key(keys, "score", "read", "admin")
     given = ["--keys-file", str(keys)] if secured else []
     options = ["--checks", "all", "-n", str(examples), "--suppress-health-check", "all", "--request-timeout", "30"]
-    options += ["--exclude-checks", "use_after_free"]
     options += ["-H", f"Authorization: Bearer {key}"] if secured else []
     with ExitStack() as servers:
         looking = []
@@ -50,9 +49,51 @@ def test_no_request_shows_the_service_to_differ_from_its_document(
             command = [str(SCHEMATHESIS), "run", f"{running.url}/openapi.json", "--seed", str(seed), *options]
             looking.append(subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True))
         told = [one.communicate()[0] for one in looking]
-    found = [text[-8000:] for one, text in zip(looking, told, strict=True) if one.returncode]
+    found = [t[-8000:] for one, t in zip(looking, told, strict=True) if one.returncode and not _began_anew(t)]
     assert not found, "\n".join(found)  # whole, for what a fuzzer found once it may not find again
     assert sum(int(n) for text in told for n in re.findall(r"(\d+) generated", text)) >= least
+
+
+def _began_anew(told: str) -> bool:
+    """Whether every failure is a stream that was removed, and got a tick before it was found again.
+
+    schemathesis knows of no request that makes a resource but those to the resource's own path and shorter ones.
+    """
+    failures = re.split(r"^\d+\. Test Case ID", told, flags=re.MULTILINE)[1:]
+    return bool(failures) and all(map(_one_began_anew, failures))
+
+
+def _one_began_anew(failure: str) -> bool:
+    requests = re.findall(r"^ *curl -X (\w+) .*?([^ ']+)'?$", failure, re.MULTILINE)
+    removed = [i for i, (method, _) in enumerate(requests) if method == "DELETE"]
+    return (
+        re.findall(r"^- (.*)$", failure, re.MULTILINE) == ["ST301 Deleted resource still available"]
+        and bool(removed)
+        and ("POST", f"{requests[removed[-1]][1]}/ticks") in requests[removed[-1] :]
+    )
+
+
+REMOVED = """
+1. Test Case ID: CRH4SB
+
+- ST301 Deleted resource still available
+
+Reproduce with:
+
+    curl -X POST -H 'Content-Type: application/json' -d '{}' http://127.0.0.1:1/v1/streams/%C2%8D/ticks
+    curl -X DELETE -H 'Deadline-Ms: 6' http://127.0.0.1:1/v1/streams/%C2%8D
+    curl -X POST -H 'Content-Type: application/json' -d '{}' http://127.0.0.1:1/v1/streams/AGAIN/ticks
+    curl -X GET http://127.0.0.1:1/v1/streams/%C2%8D
+"""
+
+
+def test_only_a_stream_that_got_a_tick_again_may_be_found_after_its_removal() -> None:
+    again = REMOVED.replace("AGAIN", "%C2%8D")
+    assert _began_anew(again)
+    assert not _began_anew(REMOVED)
+    assert not _began_anew(again + REMOVED)
+    assert not _began_anew(again.replace("- ST301", "- Server error\n\n- ST301"))
+    assert not _began_anew("it did not start")
 
 
 @pytest.mark.parametrize("name", ["openapi", "asyncapi"])
