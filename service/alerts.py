@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.features import FEATURES, F
-from service.judge import LATE, PHASES
+from service.judge import FEATURE_OF, LASTING, LATE, MISFIT_OF, PHASES, TREND_OF
 from service.logs import Output
 from service.scorer import Scored
 from service.ticks import NO_SEQ, NUMBERS
@@ -50,8 +50,10 @@ class Alert(msgspec.Struct, frozen=True):
 
 def contributions(tails: NDArray[np.float32]) -> NDArray[np.float32]:
     """How improbable each feature alone is, -log10 tail probability float32 [N, len(CONTRIBUTIONS)], from `tails` [N, C]."""
-    of_features = tails[:, :LATE].reshape(len(tails), -1, F).max(axis=1)
-    return np.concatenate([of_features, tails[:, LATE:]], axis=1)
+    of_features = tails[:, :F].T.copy()
+    for c in range(F, LATE):
+        of_features[FEATURE_OF[c]] = np.maximum(of_features[FEATURE_OF[c]], tails[:, c])
+    return np.concatenate([of_features.T, tails[:, LATE:]], axis=1)
 
 
 def duration(microseconds: float) -> str:
@@ -177,16 +179,18 @@ def _feature_reason(scored: Scored, i: int, c: int, score: float) -> Reason:
     found, verdicts = scored.features, scored.verdicts
     words = _WORDS[FEATURES[c]]
     mean, std = float(found.mean[i, c]), float(found.std[i, c])
-    trend, misfit = float(verdicts.trend[i, c]), float(verdicts.misfit[i, c])
-    sudden, slow, missed = verdicts.tails[i, c:LATE:F].tolist()
-    observed, expected = mean + std * trend, mean
+    tails, sudden = verdicts.tails[i], float(verdicts.tails[i, c])
+    slow = float(tails[TREND_OF[c]]) if TREND_OF[c] >= 0 else 0.0
+    missed = float(tails[MISFIT_OF[c]]) if MISFIT_OF[c] >= 0 else 0.0
     if sudden >= max(slow, missed):
-        observed, form = float(found.observed[i, c]), "{}, expected about {}"
-    elif slow >= missed:
-        form = "lately {}, expected about {}"
+        observed, expected, form = float(found.observed[i, c]), mean, "{}, expected about {}"
     else:
-        expected += std * (trend - misfit)
-        form = "lately {}, where the pattern of all features suggests {}"
+        k = LASTING.index(c)
+        trend = float(verdicts.trend[i, k])
+        observed, expected, form = mean + std * trend, mean, "lately {}, expected about {}"
+        if slow < missed:
+            expected += std * (trend - float(verdicts.misfit[i, k]))
+            form = "lately {}, where the pattern of all features suggests {}"
     observed, expected = natural(FEATURES[c], observed), natural(FEATURES[c], expected)
     return Reason(
         FEATURES[c], score, observed, expected, form.format(words.observed(observed), words.expected(expected))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from service.ticks import NUMBERS, Ticks
 
-FEATURE_SET = "tick-16-d"  # changes whenever a feature or the memory below changes meaning
+FEATURE_SET = "tick-16-e"  # changes whenever a feature or the memory below changes meaning
 FEATURES = (
     "return",  # asinh of the price change over its EW volatility
     "mid_return",  # the same for the middle of the quote
@@ -40,7 +40,7 @@ RETURN, MID_RETURN, SPIKE, MOMENTUM, VOLATILITY, GAP, RATE, SIZE = range(8)
 SIZE_RUN, SPREAD, CROSSED, DEVIATION, DRIFT, PRICE_RUN, QUOTE_RUN, ALTERNATION = range(8, F)
 
 SAME_TIME = 8  # ticks of one time that a repetition can be told from; where more share a time, sequence numbers tell
-PASSAGES = 128  # on record of a stream
+PASSAGES = 192  # on record of a stream
 CLIP = 5.0  # standard deviations that the autoencoder may see
 MEMORY = np.dtype(
     [
@@ -160,8 +160,8 @@ def _known(m, mark):  # type: ignore[no-untyped-def]
     mixed = m.passage * np.uint64(0x9E3779B97F4A7C15)
     if mixed >> np.uint64(60) != np.uint64(0):
         return 0.0
-    place = (mixed >> np.uint64(52)) & np.uint64(PASSAGES - 1)
-    tag = np.uint16(mixed >> np.uint64(36))
+    place = (mixed >> np.uint64(48)) % np.uint64(PASSAGES)
+    tag = np.uint16(mixed >> np.uint64(32))
     known = m.passages[place] == tag
     m.passages[place] = tag
     return 1.0 if known else 0.0

@@ -1,14 +1,14 @@
 """Turns reconstruction errors and features into one calibrated score per tick and a decision: one compiled recursion.
 
-Every feature has three channels: its size (something sudden; of the gap, its length in usual gaps), its EW mean (its
-trend), and the EW mean of how far the autoencoder's reconstruction misses it (its misfit). Lateness, repetition and replay
-are three more. Every channel has a tail model:
-a threshold u that tracks the channel's 98 % quantile and a mean excess over it, the peaks-over-threshold method with a
-generalised Pareto tail (Siffer et al. 2017, "Anomaly Detection in Streams with Extreme Value Theory"). Shapes come from
-training; u, the mean excess and the share of values above u start there and go on adapting to each stream. The
-most surprising feature, with a part of the next two, is the tick's evidence. Its tail model, which makes it a score, is
-the same for all streams: the channels have adapted already, and one that followed the evidence too would learn from
-faults to expect them.
+Every feature has a channel for its size (something sudden; of the gap, its length in usual gaps). Those of one tick alone
+have two more: the feature's EW mean (its trend), and the EW mean of how far the autoencoder's reconstruction misses it (its
+misfit), but for those that told no faults from a market's own ways. Lateness, repetition and replay are three more. Every
+channel has a tail model: a threshold u that tracks the channel's 98 % quantile and a mean excess over it, the
+peaks-over-threshold method with a generalised Pareto tail (Siffer et al. 2017, "Anomaly Detection in Streams with Extreme
+Value Theory"). Shapes come from training; u, the mean excess and the share of values above u start there and go on adapting to
+each stream. The most surprising feature, with a part of the next two, is the tick's evidence. Its tail model, which makes it
+a score, is the same for all streams: the channels have adapted already, and one that followed the evidence too would learn
+from faults to expect them.
 """
 
 from __future__ import annotations
@@ -21,22 +21,47 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from service.features import CROSSED, FEATURES, GAP, F, Features
+from service.features import (
+    DEVIATION,
+    FEATURES,
+    GAP,
+    MID_RETURN,
+    PRICE_RUN,
+    QUOTE_RUN,
+    RETURN,
+    SIZE,
+    SIZE_RUN,
+    SPIKE,
+    SPREAD,
+    F,
+    Features,
+)
 
 SPEED = 1 / 16  # of the EW means
-TREND, MISFIT = F, 2 * F  # first channel of either; before them the sizes of the features
-LATE = 3 * F
+FADE = 1 / 1024  # of theirs where a tick lacks the feature: a trade says nothing new of quotes, nor a quote of trades
+# Features that have them. The others are averages already, and the first of some crossed quotes says it all.
+LASTING = (RETURN, MID_RETURN, SPIKE, GAP, SIZE, SIZE_RUN, SPREAD, DEVIATION, PRICE_RUN, QUOTE_RUN)
+TRENDS = (RETURN, SPIKE, GAP, SIZE_RUN, SPREAD, DEVIATION, PRICE_RUN, QUOTE_RUN)
+MISFITS = (RETURN, MID_RETURN, SPIKE, SIZE, SIZE_RUN, SPREAD, DEVIATION, PRICE_RUN, QUOTE_RUN)
+MISFIT = F + len(TRENDS)  # first channel of the misfits; those of the trends follow the sizes
+LATE = MISFIT + len(MISFITS)  # first channel that is of no feature
 REPEATS = LATE + 1
 REPLAY = REPEATS + 1
 C = REPLAY + 1
 CHANNELS = (
     *FEATURES,
-    *(f"{name}_trend" for name in FEATURES),
-    *(f"{name}_misfit" for name in FEATURES),
+    *(f"{FEATURES[j]}_trend" for j in TRENDS),
+    *(f"{FEATURES[j]}_misfit" for j in MISFITS),
     "lateness",
     "repeats",
     "replay",
 )
+FEATURE_OF = np.array([*range(F), *TRENDS, *MISFITS])  # of each channel below LATE
+TREND_OF = np.array([F + TRENDS.index(j) if j in TRENDS else -1 for j in range(F)])  # channel, -1 where there is none
+MISFIT_OF = np.array([MISFIT + MISFITS.index(j) if j in MISFITS else -1 for j in range(F)])
+SIDE = np.zeros(LATE)  # 1 where only what is above its mean is a fault, -1 below
+SIDE[FEATURE_OF == SPREAD] = 1  # narrow ones harm nobody
+SIDE[TREND_OF[GAP]] = -1  # how slow ticks come, the pause says
 
 TAIL = 0.02  # share of a channel's values that is modelled as its tail
 EVIDENCE_TAIL = 0.01
@@ -44,7 +69,7 @@ FIRST = 64  # ticks of a new stream that teach the judge nothing: its features a
 STRANGE = 3.0  # score from which the QUIET ticks after one teach little: an anomaly must not become normal
 LITTLE = 0.02
 YOUNG = 5_000.0  # ticks of a new stream over which strange ones teach too, less and less: its tails are still those of others
-PRIOR_TICKS = 500.0  # weight, in ticks, of the calibration's share of values above the level
+PRIOR_TICKS = 100.0  # weight, in ticks, of the calibration's share of values above the level
 PRIOR_EXCESSES = 100.0  # weight, in values above the level, of the calibration's mean excess
 LEVEL_TICKS = (400.0, 50_000)  # memory of a level: a new stream's, and an old one's, in ticks
 LEAST_EXCESS = 0.6  # of the calibration's mean excess: without a floor bounded features would alarm for ever
@@ -64,8 +89,8 @@ MEMORY = np.dtype(
         ("level", "f4", (C,)),  # u of every channel
         ("excess", "f4", (C,)),  # mean excess over u
         ("over", "f4", (C,)),  # values above u so far
-        ("trend", "f4", (F,)),  # EW means of the features, and of how far the reconstruction misses them
-        ("misfit", "f4", (F,)),
+        ("trend", "f4", (len(LASTING),)),  # EW means of features, and of how far the reconstruction misses them
+        ("misfit", "f4", (len(LASTING),)),
         ("peak", "f4"),  # highest score of the open incident
         ("seen", "i8"),  # ticks that were folded
         ("incident", "i8"),  # offset of the tick that opened the incident, -1 when none is open
@@ -94,8 +119,8 @@ class Verdicts:
     and no incident was open, UPDATED where an open incident got ten times less probable or its crossings doubled, else NONE;
     `alert` bool [N] is true for both. `incident` int64 [N] is the offset that opened the incident the tick belongs to, or
     -1. `evidence` float32 [N] is what the score is the improbability of. `tails` float32 [N, C] is each channel's own -log10
-    tail probability, 0 where it has nothing to say. `trend` and `misfit` float32 [N, F] are the EW means of the features and
-    of what the reconstruction lacks of them, in standard deviations.
+    tail probability, 0 where it has nothing to say. `trend` and `misfit` float32 [N, len(LASTING)] are the EW means of those
+    features and of what the reconstruction lacks of them, in standard deviations.
     """
 
     score: NDArray[np.float64]
@@ -122,15 +147,26 @@ def _surprise(value, level, excess, shape, share, tail):  # type: ignore[no-unty
 
 
 @numba.njit(cache=True, inline="always")
-def _evidence(tails):  # type: ignore[no-untyped-def]
-    """The most surprising feature, or the replay, with a part of the next two: what is real shows in more than one."""
+def _evidence(tails, best):  # type: ignore[no-untyped-def]
+    """The most surprising feature, or the replay, with a part of the next two: what is real shows in more than one.
+
+    `best` float32 [F] receives the largest surprise of each feature's channels.
+    """
+    best[:] = tails[:F]
+    for c in range(F, LATE):
+        best[FEATURE_OF[c]] = max(best[FEATURE_OF[c]], tails[c])
     first, second, third = tails[REPLAY], 0.0, 0.0
-    for j in range(F):
-        tail = max(tails[j], tails[TREND + j], tails[MISFIT + j])
+    for tail in best:
         third = max(third, min(second, tail))
         second = max(second, min(first, tail))
         first = max(first, tail)
     return first + SUPPORT * (second + third)
+
+
+@numba.njit(cache=True, inline="always")
+def _sided(value, side):  # type: ignore[no-untyped-def]
+    """How far a value is from 0, on both sides (`side` 0) or on one of them."""
+    return abs(value) if side == 0.0 else max(side * value, 0.0)
 
 
 @numba.njit(cache=True, inline="always")
@@ -153,6 +189,7 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
     score, alert, phase, incident, evidence, tails, trend, misfit, values,
 ):  # fmt: skip
     value = np.empty(C)
+    best = np.empty(F, np.float32)
     for i in range(rows.shape[0]):
         m = memory[rows[i]]
         if m.seen == 0:
@@ -165,19 +202,23 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
         value[REPEATS] = repeats[i]
         if folded[i]:
             for j in range(F):
-                value[j] = abs(z[i, j])
-                m.trend[j] += SPEED * (x[i, j] - m.trend[j])
-                missed = 0.0 if math.isnan(z[i, j]) else x[i, j] - expected[i, j]
-                m.misfit[j] += SPEED * (missed - m.misfit[j])
-                if j != CROSSED:  # quotes cross in bursts, and the first tick of one says it all
-                    value[TREND + j] = abs(m.trend[j])
-                    value[MISFIT + j] = abs(m.misfit[j])
+                if not math.isnan(z[i, j]):
+                    value[j] = _sided(z[i, j], SIDE[j])
+            for k, j in enumerate(LASTING):
+                if math.isnan(z[i, j]):
+                    m.trend[k] -= FADE * m.trend[k]
+                    m.misfit[k] -= FADE * m.misfit[k]
+                else:
+                    m.trend[k] += SPEED * (x[i, j] - m.trend[k])
+                    m.misfit[k] += SPEED * (x[i, j] - expected[i, j] - m.misfit[k])
+                if TREND_OF[j] >= 0:
+                    value[TREND_OF[j]] = _sided(m.trend[k], SIDE[TREND_OF[j]])
+                if MISFIT_OF[j] >= 0:
+                    value[MISFIT_OF[j]] = _sided(m.misfit[k], SIDE[MISFIT_OF[j]])
             value[GAP] = pause[i]
             value[REPLAY] = replay[i]
-
-        for j in range(F):
-            trend[i, j] = m.trend[j]
-            misfit[i, j] = m.misfit[j]
+        trend[i] = m.trend
+        misfit[i] = m.misfit
 
         ticks = m.seen + PRIOR_TICKS
         for c in range(C):
@@ -187,7 +228,7 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
             if not math.isnan(value[c]):
                 share = (m.over[c] + TAIL * PRIOR_TICKS) / ticks  # less than the tail where most values are the same
                 tails[i, c] = _surprise(value[c], m.level[c], m.excess[c], shape[c], share, TAIL)
-        evidence[i] = _evidence(tails[i]) if folded[i] else ALONE * max(tails[i, LATE], tails[i, REPEATS])
+        evidence[i] = _evidence(tails[i], best) if folded[i] else ALONE * max(tails[i, LATE], tails[i, REPEATS])
         final = _surprise(evidence[i], level[C], excess[C], shape[C], EVIDENCE_TAIL, EVIDENCE_TAIL)
         final *= min(1.0, (m.seen + 1.0) / WARM_UP)
         score[i] = final
@@ -259,8 +300,8 @@ class Judge:
             np.empty(n, np.int64),
             np.empty(n, np.float32),
             np.empty((n, C), np.float32),
-            np.empty((n, F), np.float32),
-            np.empty((n, F), np.float32),
+            np.empty((n, len(LASTING)), np.float32),
+            np.empty((n, len(LASTING)), np.float32),
         )
         _kernel(
             rows, offset, found.z, found.x, expected, found.folded, found.lateness, found.repeats, found.pause, found.replay,

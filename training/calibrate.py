@@ -224,7 +224,7 @@ def _thresholds(scores: list[NDArray[np.float64]]) -> dict[str, float]:
     So that the promise is off by the same factor above and below: the plain mean is that of the few worst streams.
     """
     settled = [s[min(GROWN, len(s) // 4) :] for s in scores]
-    grid = np.linspace(1.5, 14.0, 251)
+    grid = np.linspace(0.5, 14.0, 271)
     rates = [[false_alarms(s >= t, np.ones(len(s), np.bool_)) for s in settled] for t in grid]
     log_rates = np.log(np.maximum(rates, 0.5)).mean(axis=1)
     log_rates = np.minimum.accumulate(log_rates)  # cool-down can make a lower threshold count less

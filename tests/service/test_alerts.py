@@ -21,7 +21,8 @@ from service.alerts import (
     reasons,
 )
 from service.autoencoder import load
-from service.judge import C
+from service.features import F
+from service.judge import FEATURE_OF, LATE, C
 from service.scorer import Scorer
 from service.ticks import NO_SEQ, Ticks
 from tests.samples import random_ticks, shipped, with_numbers
@@ -129,7 +130,9 @@ def test_contributions_are_one_number_per_feature() -> None:
     tails = np.random.default_rng(0).random((10, C)).astype(np.float32)
     found = contributions(tails)
     assert found.shape == (10, len(CONTRIBUTIONS))
-    assert found.max() == tails.max()
+    assert np.array_equal(found[:, F:], tails[:, LATE:])
+    for feature in range(F):
+        assert np.array_equal(found[:, feature], tails[:, :LATE][:, feature == FEATURE_OF].max(axis=1))
 
 
 @pytest.mark.parametrize(

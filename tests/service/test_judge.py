@@ -10,16 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from service.features import CLIP, F, Features
+from service.features import CLIP, DEVIATION, GAP, MOMENTUM, RETURN, SIZE, SIZE_RUN, SPREAD, F, Features
 from service.judge import (
     CHANNELS,
+    FEATURE_OF,
+    LASTING,
     LATE,
     MAX_SCORE,
     MEMORY,
-    MISFIT,
+    MISFIT_OF,
     NONE,
     OPENED,
     QUIET,
+    TREND_OF,
     UPDATED,
     WARM_UP,
     C,
@@ -31,8 +34,9 @@ from service.judge import (
 THRESHOLD = 3.7
 CALIBRATION = Calibration(
     list(CHANNELS),
-    level=[2.3] * C + [3.8],  # 98 % quantile of |N(0, 1)|; 99 % quantile of the evidence that such noise gives
-    excess=[0.4] * C + [0.2],
+    # 98 % quantiles of |N(0, 1)| and of its EW means; 99 % quantile of the evidence that such noise gives
+    level=[2.3] * F + [0.42] * (LATE - F) + [2.3] * (C - LATE) + [3.8],
+    excess=[0.4] * F + [0.07] * (LATE - F) + [0.4] * (C - LATE) + [0.2],
     shape=[0.05] * (C + 1),
 )
 
@@ -128,18 +132,43 @@ def test_lateness_alone_makes_a_tick_improbable_and_leaves_the_other_channels_al
 
 def test_missing_features_have_nothing_to_say() -> None:
     z = noise(3000)
-    z[:, 8:11] = np.nan
-    tails = judged(z).tails
-    assert tails[:, 8:11].max() == 0.0
-    assert tails[:, F + 8 : F + 11].max() == 0.0
+    z[:, [SIZE, SIZE_RUN]] = np.nan
+    tails = judged(z, expected=4.0).tails[:, :LATE]
+    assert tails[:, np.isin(FEATURE_OF, [SIZE, SIZE_RUN])].max() == 0.0
+    assert tails[100, MISFIT_OF[RETURN]] > 1.0
 
 
-def test_a_feature_that_the_feed_lacks_is_not_missed_though_the_network_expects_it() -> None:
-    z = noise(3000)
-    z[:, 8:11] = np.nan
-    misfits = judged(z, expected=4.0).tails[:, MISFIT:LATE]
-    assert misfits[:, 8:11].max() == 0.0
-    assert misfits[100, 0] > 1.0
+def test_a_tick_that_lacks_a_feature_says_nothing_new_of_it() -> None:
+    """Quotes between the trades of a fault: what trades have shown lately stands, and fades over a thousand ticks."""
+    z = noise(12_000)
+    z[:, DEVIATION] = np.where(np.arange(len(z)) % 5 == 0, z[:, DEVIATION], np.nan)
+    z[8000:8200:5, DEVIATION] = 6.0
+    verdicts = judged(z)
+    trend = verdicts.trend[:, LASTING.index(DEVIATION)]
+    during = verdicts.tails[8100:8200, TREND_OF[DEVIATION]]
+    assert during.min() > 5.0
+    assert trend[8196:8200] == pytest.approx(trend[8195], rel=0.01)
+    z[8200:, DEVIATION] = np.nan
+    left = judged(z).trend[:, LASTING.index(DEVIATION)]
+    assert left[8199 + 1024] == pytest.approx(left[8199] / math.e, rel=0.01)
+
+
+@pytest.mark.parametrize(("feature", "harmless"), [(SPREAD, -1.0), (GAP, 1.0)])
+def test_spreads_that_stay_narrow_and_ticks_that_stay_slow_are_no_fault(feature: int, harmless: float) -> None:
+    calm, bad, good = noise(9000), noise(9000), noise(9000)
+    bad[8000:8100, feature] = -harmless * 3.0
+    good[8000:8100, feature] = harmless * 3.0
+    channel = TREND_OF[feature]
+    assert judged(bad).tails[8050, channel] > 5.0
+    assert judged(good).tails[8050:8100, channel].max() == 0.0
+    assert judged(good).score[8050:8100].max() < judged(calm).score[8050:8100].max() + 0.5
+
+
+def test_averages_have_no_averages_of_their_own() -> None:
+    assert not {"momentum_trend", "volatility_misfit", "rate_trend", "drift_misfit", "crossed_trend"} & set(CHANNELS)
+    z = noise(9000)
+    z[8000:8100, MOMENTUM] = 8.0
+    assert judged(z).evidence[8101] < judged(z).evidence[8099] / 2
 
 
 def test_what_shows_in_several_features_is_stranger_than_the_same_in_one() -> None:
@@ -153,11 +182,12 @@ def test_what_shows_in_several_features_is_stranger_than_the_same_in_one() -> No
 
 def test_channels_of_one_feature_do_not_support_each_other() -> None:
     z = np.zeros((6000, F), np.float32)
-    z[5000:5100, 3] = 8.0  # a trend, and a misfit, as well as sudden
+    z[5000:5100, SPREAD] = 8.0  # a trend, and a misfit, as well as sudden
     verdicts = judged(z)
-    features = verdicts.tails[5090, : 3 * F].reshape(3, F)
-    assert (features[:, 3] > 2.0).all()
-    assert verdicts.evidence[5090] == pytest.approx(features[:, 3].max(), abs=1e-6)
+    channels = verdicts.tails[5090, :LATE][SPREAD == FEATURE_OF]
+    assert len(channels) == 3
+    assert (channels > 2.0).all()
+    assert verdicts.evidence[5090] == pytest.approx(channels.max(), abs=1e-6)
 
 
 def test_one_absurd_value_does_not_blind_the_judge() -> None:

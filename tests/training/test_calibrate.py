@@ -37,8 +37,8 @@ def test_thresholds_keep_the_promised_budget_on_average_and_fall_with_it(
     streams = [random_ticks(40_000, streams=1, seed=s) for s in range(3)]
     model = calibrated(random_model, streams)
     ordered = [model.card.thresholds[f"{b:g}"] for b in BUDGETS]
-    assert ordered == sorted(ordered, reverse=True)
-    for budget in (100.0, 500.0):
+    assert ordered == sorted(set(ordered), reverse=True)
+    for budget in (100.0, 500.0, 1000.0):
         rates = []
         for ticks in streams:
             scorer = Scorer(model, budget)
