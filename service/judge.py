@@ -38,7 +38,7 @@ from service.features import (
 )
 
 SPEED = 1 / 16  # of the EW means
-FADE = 1 / 1024  # of theirs where a tick lacks the feature: a trade says nothing new of quotes, nor a quote of trades
+FADE = 1 / 4096  # of theirs where a tick lacks the feature: a trade says nothing new of quotes, nor a quote of trades
 # Features that have them. The others are averages already, and the first of some crossed quotes says it all.
 LASTING = (RETURN, MID_RETURN, SPIKE, GAP, SIZE, SIZE_RUN, SPREAD, DEVIATION, PRICE_RUN, QUOTE_RUN)
 TRENDS = (RETURN, SPIKE, GAP, SIZE_RUN, SPREAD, DEVIATION, PRICE_RUN, QUOTE_RUN)
@@ -61,6 +61,7 @@ TREND_OF = np.array([F + TRENDS.index(j) if j in TRENDS else -1 for j in range(F
 MISFIT_OF = np.array([MISFIT + MISFITS.index(j) if j in MISFITS else -1 for j in range(F)])
 SIDE = np.zeros(LATE)  # 1 where only what is above its mean is a fault, -1 below
 SIDE[FEATURE_OF == SPREAD] = 1  # narrow ones harm nobody
+SIDE[TREND_OF[[SIZE_RUN, PRICE_RUN]]] = 1  # nor do short runs
 SIDE[TREND_OF[GAP]] = -1  # how slow ticks come, the pause says
 
 TAIL = 0.02  # share of a channel's values that is modelled as its tail
