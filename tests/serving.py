@@ -9,7 +9,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -60,6 +60,21 @@ class Local:
     def post(self, path: str, **options: Any) -> httpx.Response:
         return self.request("POST", path, **options)
 
+    def end(self) -> None:
+        """Begin and end the application's lifespan: what it does at its end is all that counts here."""
+        messages = iter(["lifespan.startup", "lifespan.shutdown"])
+
+        async def receive() -> dict[str, str]:
+            return {"type": next(messages)}
+
+        async def send(message: MutableMapping[str, Any]) -> None:
+            assert message["type"].endswith(".complete"), message
+
+        async def ended() -> None:
+            await self.app({"type": "lifespan", "state": {}}, receive, send)
+
+        self._runner.run(ended())
+
 
 @contextmanager
 def served(
@@ -72,7 +87,9 @@ def served(
     try:
         app = application(options, scorer, store, Keys(options.keys_file, clock), secret, lambda: False, clock)
         with asyncio.Runner() as runner:
-            yield Local(app, store, runner)
+            local = Local(app, store, runner)
+            yield local
+            local.end()
     finally:
         store.close()
 

@@ -57,6 +57,7 @@ class Desk:
         ] = {}  # whether the client is gone, of each unsettled job
         self._look: asyncio.Handle | None = None
         self._look_at = 0.0
+        self._attending: set[asyncio.Task[None]] = set()
         self._due = False
         self._gathered = self._turns = 0  # jobs that waited at the last turn; turns since the last batch
         self._committing: asyncio.Task[None] | None = None
@@ -68,9 +69,12 @@ class Desk:
         )
 
     async def close(self) -> None:
-        """Wait for the last commit."""
+        """Wait for the last commit, and for the last look after jobs."""
         while (work := self._scoring or self._committing) is not None:
             await work
+        await asyncio.gather(*self._attending)
+        if self._look is not None:
+            self._look.cancel()
         self._beside.shutdown()
         self._disk.shutdown()
 
@@ -115,12 +119,17 @@ class Desk:
             if self._look is not None:
                 self._look.cancel()
             self._look_at = min(loop.time() + ATTEND_SECONDS, deadline)
-            self._look = loop.call_at(self._look_at, lambda: loop.create_task(self._attend()))
+            self._look = loop.call_at(self._look_at, self._attend_now)
+
+    def _attend_now(self) -> None:
+        self._look = None
+        task = asyncio.create_task(self._attend())
+        self._attending.add(task)
+        task.add_done_callback(self._attending.discard)
 
     async def _attend(self) -> None:
         """Give up jobs whose deadline passes or whose client leaves; one that is being committed is answered anyway."""
         loop = asyncio.get_running_loop()
-        self._look = None
         for job, gone in list(self._attended.items()):
             if job.taken:
                 if loop.time() >= job.deadline + STALLED_SECONDS:

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from service.api.desk import ATTEND_SECONDS
 from service.api.serve import Options
 from service.api.wire import ARROW, NDJSON
 from service.autoencoder import load
@@ -74,6 +75,27 @@ def test_the_state_carries_on_however_the_ticks_are_cut(
             found += scores(answer)
             state = answer["state"]
     assert found == WHOLE
+
+
+def test_an_application_that_has_ended_looks_after_no_client_any_more(tmp_path: Path) -> None:
+    async def begun(_: httpx.AsyncClient) -> list[str]:
+        """What begins within the time to the next look."""
+        found: list[str] = []
+
+        def task(loop: asyncio.AbstractEventLoop, coro: Any, **more: Any) -> asyncio.Task[Any]:
+            found.append(repr(coro))
+            return asyncio.Task(coro, loop=loop, **more)
+
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(task)
+        await asyncio.sleep(2 * ATTEND_SECONDS)
+        loop.set_task_factory(None)
+        return found
+
+    with served(tmp_path) as client:
+        score(client, as_json(TICKS))
+        client.end()
+        assert client.together(begun) == []
 
 
 def test_streams_that_get_no_tick_stay_in_the_state(tmp_path: Path) -> None:
