@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.features import FEATURES, F
-from service.judge import FEATURE_OF, LASTING, LATE, MISFIT_OF, PHASES, TREND_OF
+from service.judge import CHANNELS, FEATURE_OF, LASTING, LATE, MISFIT_OF, PHASES, TREND_OF
 from service.logs import Output
 from service.scorer import Scored
 from service.ticks import NO_SEQ, NUMBERS
 
-CONTRIBUTIONS = (*FEATURES, "lateness", "repeats", "replay")
+CONTRIBUTIONS = (*FEATURES, *CHANNELS[LATE:])
+LACKS = {"unquoted": (0, "have a quote"), "untraded": (1, "are trades")}  # column of the shares, and words
 MOST_REASONS = 3
 
 
@@ -169,6 +170,11 @@ def reasons(scored: Scored, i: int) -> list[Reason]:
             result.append(
                 Reason(name, score, again, 0.0, "the last ticks came before, in the same order, at another time")
             )
+        elif name in LACKS:
+            column, what = LACKS[name]
+            lately, usual = float(found.share[i, column]), float(found.usual_share[i, column])
+            text = f"only {lately:.0%} of the last ticks {what}, expected about {usual:.0%}"
+            result.append(Reason(name, score, lately, usual, text))
         else:
             result.append(_feature_reason(scored, i, c, score))
     return result

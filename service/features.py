@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from service.ticks import NUMBERS, Ticks
 
-FEATURE_SET = "tick-16-e"  # changes whenever a feature or the memory below changes meaning
+FEATURE_SET = "tick-16-f"  # changes whenever a feature or the memory below changes meaning
 FEATURES = (
     "return",  # asinh of the price change over its EW volatility
     "mid_return",  # the same for the middle of the quote
@@ -40,7 +40,7 @@ RETURN, MID_RETURN, SPIKE, MOMENTUM, VOLATILITY, GAP, RATE, SIZE = range(8)
 SIZE_RUN, SPREAD, CROSSED, DEVIATION, DRIFT, PRICE_RUN, QUOTE_RUN, ALTERNATION = range(8, F)
 
 SAME_TIME = 8  # ticks of one time that a repetition can be told from; where more share a time, sequence numbers tell
-PASSAGES = 192  # on record of a stream
+PASSAGES = 384  # on record of a stream
 CLIP = 5.0  # standard deviations that the autoencoder may see
 MEMORY = np.dtype(
     [
@@ -71,10 +71,12 @@ MEMORY = np.dtype(
         ("quote_run", "f4"),
         ("size_run", "f4"),
         ("repeats", "f4"),  # EW share of ticks that repeat one of the same time
-        ("replay", "f4"),  # passages that came again, lately
-        ("mark", "u8"),  # fingerprint of the last tick, and of the last eight that differ from the one before
+        ("replay", "f4"),  # 1 where a passage comes again, less and less after it
+        ("share", "f4", (2,)),  # of ticks that have a quote, and of those that are trades: EW mean
+        ("usual_share", "f4", (2,)),  # the same, slow
+        ("mark", "u8"),  # fingerprint of the last tick, and of the last 13 that differ from the one before
         ("passage", "u8"),
-        ("passages", "u2", (PASSAGES,)),  # every sixteenth that came, until another one takes its place
+        ("passages", "u2", (PASSAGES,)),  # every fourth that came, until another one takes its place
         ("mean", "f4", (F,)),  # EW mean and variance of each feature, for its standardisation
         ("var", "f4", (F,)),
     ],
@@ -103,9 +105,10 @@ class Features:
     late nor repeated. `lateness` float32 [N] is log
     microseconds behind the stream's newest tick, 0 for a tick in order. `repeats` float32 [N] is, for a tick that came before
     with the same time, -log of the EW share (over ~16 ticks) of those that did not, else 0: it grows by as much with each one
-    in a row. `pause` float32 [N] is the time since the last tick in the stream's usual gaps, `replay` float32 [N] how many
-    passages of eight ticks came again lately. Late and repeated ticks have no features, pause or replay, and are not folded
-    into the stream's state.
+    in a row. `pause` float32 [N] is the time since the last tick in the stream's usual gaps. `replay` float32 [N] is 1 where the
+    last 13 ticks came before, and fades over ~16. `share` float32 [N, 2] is the share of ticks that have a quote, and that of
+    ticks that are trades, among the last ~16, `usual_share` among the last ~5,000. Late and repeated ticks have none of these but
+    lateness and repeats, and are not folded into the stream's state.
     """
 
     z: NDArray[np.float32]
@@ -118,6 +121,8 @@ class Features:
     repeats: NDArray[np.float32]
     pause: NDArray[np.float32]
     replay: NDArray[np.float32]
+    share: NDArray[np.float32]
+    usual_share: NDArray[np.float32]
 
 
 @numba.njit(cache=True, inline="always")
@@ -151,14 +156,14 @@ def _repeated(m, seq, mark):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True, inline="always")
 def _known(m, mark):  # type: ignore[no-untyped-def]
-    """1 if the last eight different ticks, in their order, are a passage on record, else 0; one passage in 16 is recorded.
+    """1 if the last 13 different ticks, in their order, are a passage on record, else 0; one passage in 4 is recorded.
 
     Which ones, their content decides, so that the same are chosen when they come again, as in content-defined chunking (gear
-    hash: Xia et al. 2016, "FastCDC"): what is eight ticks back has been shifted out of the sum.
+    hash: Xia et al. 2016, "FastCDC"): what is 13 ticks back has been shifted out of the sum.
     """
-    m.passage = (m.passage << np.uint64(8)) + (mark >> np.uint64(32))
+    m.passage = (m.passage << np.uint64(5)) + (mark >> np.uint64(32))
     mixed = m.passage * np.uint64(0x9E3779B97F4A7C15)
-    if mixed >> np.uint64(60) != np.uint64(0):
+    if mixed >> np.uint64(62) != np.uint64(0):
         return 0.0
     place = (mixed >> np.uint64(48)) % np.uint64(PASSAGES)
     tag = np.uint16(mixed >> np.uint64(32))
@@ -190,6 +195,8 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
     repeats,
     pause,
     replay,
+    share,
+    usual_share,
 ):
     f = np.empty(F)
     for i in range(rows.shape[0]):
@@ -200,6 +207,8 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
         repeats[i] = 0.0
         pause[i] = np.nan
         replay[i] = np.nan
+        share[i] = np.nan
+        usual_share[i] = np.nan
         mark = np.uint64(14695981039346656037)  # FNV-1a
         for j in range(prints.shape[0]):
             mark = (mark ^ prints[j, i]) * np.uint64(1099511628211)
@@ -222,14 +231,19 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
         m.prints[m.same_time % SAME_TIME] = mark
         m.same_time += 1
         m.seq = seq[i]
-        m.replay = 7 / 8 * m.replay if m.replay > 1e-3 else 0.0
+        m.replay = 15 / 16 * m.replay if m.replay > 1e-3 else 0.0
         if mark != m.mark:
             m.mark = mark
-            m.replay += _known(m, mark)
+            m.replay = max(m.replay, _known(m, mark))
         replay[i] = m.replay
         quoted = not (math.isnan(bid[i]) or math.isnan(ask[i]))
         traded = size[i] > 0.0
         young = 1.0 / (m.seen + 1.0)  # averages start as plain means
+        for j, has in enumerate((quoted, traded)):
+            m.share[j] += max(young, 1 / 16) * (has - m.share[j])
+            m.usual_share[j] += max(young, 1 / 5000) * (has - m.usual_share[j])
+        share[i] = m.share
+        usual_share[i] = m.usual_share
         f[:] = np.nan
 
         if first:
@@ -326,12 +340,13 @@ def features(ticks: Ticks, rows: NDArray[np.int64], memory: NDArray[np.void], pr
     z, x, observed, mean, std = (np.empty(shape, np.float32) for _ in range(5))
     folded = np.empty(len(ticks), np.bool_)
     lateness, repeats, pause, replay = (np.empty(len(ticks), np.float32) for _ in range(4))
+    share, usual_share = np.empty((2, len(ticks), 2), np.float32)
     prints = np.array([np.ascontiguousarray(getattr(ticks, name)).view(np.uint64) for name in NUMBERS])
     _kernel(
         rows, ticks.ts, ticks.seq, ticks.price, ticks.size, ticks.bid, ticks.ask, prints, memory, prior.mean, prior.std,
-        z, x, observed, mean, std, folded, lateness, repeats, pause, replay,
+        z, x, observed, mean, std, folded, lateness, repeats, pause, replay, share, usual_share,
     )  # fmt: skip
-    return Features(z, x, observed, mean, std, folded, lateness, repeats, pause, replay)
+    return Features(z, x, observed, mean, std, folded, lateness, repeats, pause, replay, share, usual_share)
 
 
 def offline(ticks: Ticks, prior: Prior = NO_PRIOR) -> NDArray[np.float32]:

@@ -2,13 +2,13 @@
 
 Every feature has a channel for its size (something sudden; of the gap, its length in usual gaps). Those of one tick alone
 have two more: the feature's EW mean (its trend), and the EW mean of how far the autoencoder's reconstruction misses it (its
-misfit), but for those that told no faults from a market's own ways. Lateness, repetition and replay are three more. Every
-channel has a tail model: a threshold u that tracks the channel's 98 % quantile and a mean excess over it, the
-peaks-over-threshold method with a generalised Pareto tail (Siffer et al. 2017, "Anomaly Detection in Streams with Extreme
-Value Theory"). Shapes come from training; u, the mean excess and the share of values above u start there and go on adapting to
-each stream. The most surprising feature, with a part of the next two, is the tick's evidence. Its tail model, which makes it
-a score, is the same for all streams: the channels have adapted already, and one that followed the evidence too would learn
-from faults to expect them.
+misfit), but for those that told no faults from a market's own ways. Lateness, repetition, replay, and lack of
+quotes or of trades in a stream that usually has them are five more. Every channel has a tail model: a threshold u that tracks
+the channel's 98 % quantile and a mean excess over it, the peaks-over-threshold method with a generalised Pareto tail (Siffer et
+al. 2017, "Anomaly Detection in Streams with Extreme Value Theory"). Shapes come from training; u, the mean excess and the
+share of values above u start there and go on adapting to each stream. The most surprising feature, with a part of the next two,
+is the tick's evidence. Its tail model, which makes it a score, is the same for all streams: the channels have adapted already,
+and one that followed the evidence too would learn from faults to expect them.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ MISFIT = F + len(TRENDS)  # first channel of the misfits; those of the trends fo
 LATE = MISFIT + len(MISFITS)  # first channel that is of no feature
 REPEATS = LATE + 1
 REPLAY = REPEATS + 1
-C = REPLAY + 1
+UNQUOTED = REPLAY + 1
+UNTRADED = UNQUOTED + 1
+C = UNTRADED + 1
 CHANNELS = (
     *FEATURES,
     *(f"{FEATURES[j]}_trend" for j in TRENDS),
@@ -55,6 +57,8 @@ CHANNELS = (
     "lateness",
     "repeats",
     "replay",
+    "unquoted",
+    "untraded",
 )
 FEATURE_OF = np.array([*range(F), *TRENDS, *MISFITS])  # of each channel below LATE
 TREND_OF = np.array([F + TRENDS.index(j) if j in TRENDS else -1 for j in range(F)])  # channel, -1 where there is none
@@ -78,6 +82,7 @@ LEAST_MISFIT = 1.0  # the same for misfits: what the network finds hard elsewher
 MOST_BEYOND = 6.0  # mean excesses that one value may teach
 WARM_UP = 256  # ticks over which a new stream's score grows to full strength
 SUPPORT = 0.2  # of its surprise is what the second and the third feature add to that of the first
+LEAST_LACK = 0.2  # share of ticks that may always lack a quote or a trade: the first one that does so is no fault
 ALONE = 1.3  # how much a late or repeated tick's surprise counts: it has no features that could support it
 QUIET = 64  # ticks without a crossing that close an incident
 MAX_SCORE = 15.0
@@ -149,14 +154,15 @@ def _surprise(value, level, excess, shape, share, tail):  # type: ignore[no-unty
 
 @numba.njit(cache=True, inline="always")
 def _evidence(tails, best):  # type: ignore[no-untyped-def]
-    """The most surprising feature, or the replay, with a part of the next two: what is real shows in more than one.
+    """The most surprising feature, or replay or lack, with a part of the next two: what is real shows in more than one.
 
-    `best` float32 [F] receives the largest surprise of each feature's channels.
+    `best` float32 [F + C - REPLAY] receives the largest surprise of each feature's channels, and those of the replay and after.
     """
-    best[:] = tails[:F]
+    best[:F] = tails[:F]
+    best[F:] = tails[REPLAY:]
     for c in range(F, LATE):
         best[FEATURE_OF[c]] = max(best[FEATURE_OF[c]], tails[c])
-    first, second, third = tails[REPLAY], 0.0, 0.0
+    first, second, third = 0.0, 0.0, 0.0
     for tail in best:
         third = max(third, min(second, tail))
         second = max(second, min(first, tail))
@@ -168,6 +174,13 @@ def _evidence(tails, best):  # type: ignore[no-untyped-def]
 def _sided(value, side):  # type: ignore[no-untyped-def]
     """How far a value is from 0, on both sides (`side` 0) or on one of them."""
     return abs(value) if side == 0.0 else max(side * value, 0.0)
+
+
+@numba.njit(cache=True, inline="always")
+def _lack(share, usual):  # type: ignore[no-untyped-def]
+    """How far a share lies below the usual one, in standard deviations of an EW mean of such independent ticks."""
+    variance = max(usual * (1.0 - usual), LEAST_LACK * (1.0 - LEAST_LACK))
+    return max(usual - share, 0.0) / math.sqrt(variance * SPEED / (2.0 - SPEED))
 
 
 @numba.njit(cache=True, inline="always")
@@ -186,11 +199,12 @@ def _adapt(memory, c, value, weight, rate, floor):  # type: ignore[no-untyped-de
 
 @numba.njit(cache=True, nogil=True)
 def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recursion, read top to bottom)
-    rows, offset, z, x, expected, folded, lateness, repeats, pause, replay, memory, level, excess, shape, least, threshold,
+    rows, offset, z, x, expected, folded, lateness, repeats, pause, replay, share,
+    usual_share, memory, level, excess, shape, least, threshold,
     score, alert, phase, incident, evidence, tails, trend, misfit, values,
 ):  # fmt: skip
     value = np.empty(C)
-    best = np.empty(F, np.float32)
+    best = np.empty(F + C - REPLAY, np.float32)
     for i in range(rows.shape[0]):
         m = memory[rows[i]]
         if m.seen == 0:
@@ -218,6 +232,8 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
                     value[MISFIT_OF[j]] = _sided(m.misfit[k], SIDE[MISFIT_OF[j]])
             value[GAP] = pause[i]
             value[REPLAY] = replay[i]
+            value[UNQUOTED] = _lack(share[i, 0], usual_share[i, 0])
+            value[UNTRADED] = _lack(share[i, 1], usual_share[i, 1])
         trend[i] = m.trend
         misfit[i] = m.misfit
 
@@ -227,8 +243,8 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
                 values[i, c] = value[c]
             tails[i, c] = 0.0
             if not math.isnan(value[c]):
-                share = (m.over[c] + TAIL * PRIOR_TICKS) / ticks  # less than the tail where most values are the same
-                tails[i, c] = _surprise(value[c], m.level[c], m.excess[c], shape[c], share, TAIL)
+                beyond = (m.over[c] + TAIL * PRIOR_TICKS) / ticks  # less than the tail where most values are the same
+                tails[i, c] = _surprise(value[c], m.level[c], m.excess[c], shape[c], beyond, TAIL)
         evidence[i] = _evidence(tails[i], best) if folded[i] else ALONE * max(tails[i, LATE], tails[i, REPEATS])
         final = _surprise(evidence[i], level[C], excess[C], shape[C], EVIDENCE_TAIL, EVIDENCE_TAIL)
         final *= min(1.0, (m.seen + 1.0) / WARM_UP)
@@ -306,8 +322,9 @@ class Judge:
         )
         _kernel(
             rows, offset, found.z, found.x, expected, found.folded, found.lateness, found.repeats, found.pause, found.replay,
-            memory, self._level, self._excess, self._shape, self._least, self.threshold, verdicts.score, verdicts.alert,
-            verdicts.phase, verdicts.incident, verdicts.evidence, verdicts.tails, verdicts.trend, verdicts.misfit,
+            found.share, found.usual_share, memory, self._level, self._excess, self._shape, self._least, self.threshold,
+            verdicts.score, verdicts.alert, verdicts.phase, verdicts.incident, verdicts.evidence, verdicts.tails,
+            verdicts.trend, verdicts.misfit,
             np.empty((0, C), np.float32) if values is None else values,
         )  # fmt: skip
         return verdicts

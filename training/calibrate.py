@@ -20,7 +20,7 @@ from scipy.stats import genpareto
 from service import autoencoder, features, judge
 from service.card import Population
 from service.features import NO_PRIOR, F, Features, Prior
-from service.judge import CHANNELS, EVIDENCE_TAIL, LATE, TAIL, C, Calibration, Judge, Verdicts
+from service.judge import CHANNELS, EVIDENCE_TAIL, LATE, TAIL, UNQUOTED, UNTRADED, C, Calibration, Judge, Verdicts
 from service.ticks import Ticks
 from training.alarms import false_alarms
 
@@ -33,7 +33,9 @@ MOST_EXCESSES = 20_000  # per stream and fit, so that a long stream does not dro
 DECILES = np.arange(1, 10) / 10
 APART = 0.1  # usual deviations between two deciles: those of values that are nearly the same would tell nothing apart
 MOST_OF_A_STREAM = 20_000  # ticks, so that a long stream does not outweigh the others
-LATE_EXCESS = 0.7  # clean history holds no late ticks to learn from: e^0.7 us, so that a millisecond is already unusual
+
+RARE = (LATE, UNQUOTED, UNTRADED)  # channels from which clean history has too little to learn
+RARE_EXCESS = 0.7  # their mean excess, and level: e^0.7 us late, so that a millisecond is already unusual
 
 NEUTRAL = Calibration(list(CHANNELS), [1.0] * (C + 1), [1.0] * (C + 1), [0.0] * (C + 1))
 
@@ -114,7 +116,8 @@ def calibrate(model: bytes, streams: list[Ticks]) -> Calibrated:
         s.judged(NEUTRAL, table)
         values.append(table[_settled_from(table) :])
     channels = [_tail([table[:, c] for table in values], TAIL) for c in range(C)]
-    channels[LATE] = _Tail(LATE_EXCESS, LATE_EXCESS, 0.0)
+    for c in RARE:
+        channels[c] = _Tail(RARE_EXCESS, RARE_EXCESS, 0.0)
     calibration = _settled(_calibration([*channels, TYPICAL_EVIDENCE]), seen)
     for _ in range(2):  # what the judge takes for strange, and learns little from, hangs on the evidence's tail itself
         judged = [s.judged(calibration)[0].evidence for s in seen]
@@ -215,7 +218,8 @@ def _middle(start: list[float], ends: list[NDArray[np.float32]]) -> list[float]:
     moved = np.array(ends, np.float64)
     moved[moved == np.array(start, np.float32)] = math.nan
     middle = [_median(column, begin) for column, begin in zip(moved.T, start, strict=True)]
-    middle[LATE] = LATE_EXCESS
+    for c in RARE:
+        middle[c] = RARE_EXCESS
     return middle
 
 

@@ -91,6 +91,23 @@ def test_a_replayed_block_is_told_as_such() -> None:
     assert all("came before, in the same order" in text for text in told)
 
 
+GONE = np.where(np.arange(len(CALM)) < AT, 1.0, np.nan)
+
+
+@pytest.mark.parametrize(
+    ("ticks", "words"),
+    [
+        (replace(CALM, bid=CALM.bid * GONE, ask=CALM.ask * GONE), "have a quote, expected about "),
+        (replace(CALM, size=100 * GONE), "are trades, expected about "),
+    ],
+)
+def test_quotes_or_trades_that_stay_away_are_told_as_such(ticks: Ticks, words: str) -> None:
+    scorer = Scorer(MODEL, 20)
+    found = alerts(scorer.score(ticks), "ticks", MODEL.id, scorer.threshold)
+    assert AT <= found[0].offset < AT + 16
+    assert any(words in r.text for a in found for r in a.reasons)
+
+
 def test_what_lasts_is_told_with_what_was_expected() -> None:
     wide = CALM.ask.copy()
     wide[AT - 30 :] += 0.2

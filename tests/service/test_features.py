@@ -26,7 +26,7 @@ def run(ticks: Ticks, memory: NDArray[np.void] | None = None) -> Features:
 def same(a: Features, b: Features) -> bool:
     return all(
         np.array_equal(getattr(a, n), getattr(b, n), equal_nan=True)
-        for n in ("z", "observed", "lateness", "repeats", "pause", "replay")
+        for n in ("z", "observed", "lateness", "repeats", "pause", "replay", "share", "usual_share")
     )
 
 
@@ -107,14 +107,27 @@ def test_a_block_of_ticks_that_comes_again_at_another_time_is_a_replay(lag: int)
     ts = ONE.ts[0] + 10**9 * np.arange(len(order))
     found = run(replace(ONE.take(order), ts=ts))
     during = slice(at, at + block)
-    assert found.replay[during].max() >= 1
-    assert np.delete(found.replay, np.arange(at, at + block + 64)).max() < 1
+    assert found.replay[during].max() == 1
+    assert np.delete(found.replay, np.arange(at, at + block + 16)).max() < 0.5
     assert positions(found) == []
 
 
 def test_a_feed_that_stands_still_is_no_replay() -> None:
     still = ONE.take(np.zeros(2000, np.intp))
     assert run(replace(still, ts=ONE.ts[0] + 10**9 * np.arange(2000))).replay.max() == 0
+
+
+def test_the_shares_of_quotes_and_of_trades_follow_the_last_ticks_and_the_usual_ones_thousands() -> None:
+    at, gone = 2000, 40
+    bid, size = ONE.bid.copy(), np.where(np.arange(len(ONE)) % 4 == 0, 100.0, 0.0)
+    bid[at : at + gone] = np.nan
+    found = run(replace(ONE, bid=bid, size=size))
+    assert found.usual_share[at - 1] == pytest.approx([1.0, 0.25], rel=1e-3)
+    assert found.share[at + gone - 1] == pytest.approx([(15 / 16) ** gone, 0.25], abs=0.05)
+    assert found.usual_share[at + gone - 1, 0] == pytest.approx(at / (at + gone), rel=1e-3)
+    late = ONE.ts.copy()
+    late[at] = 0
+    assert np.isnan(run(replace(ONE, ts=late)).share[at]).all()
 
 
 def positions(found: Features) -> list[int]:

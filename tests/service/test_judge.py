@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.signal import lfilter
 
 from service.features import CLIP, DEVIATION, GAP, MOMENTUM, PRICE_RUN, RETURN, SIZE, SIZE_RUN, SPREAD, F, Features
 from service.judge import (
@@ -23,6 +24,7 @@ from service.judge import (
     OPENED,
     QUIET,
     TREND_OF,
+    UNQUOTED,
     UPDATED,
     WARM_UP,
     C,
@@ -51,13 +53,23 @@ def judged(
     lateness: NDArray[np.float32] | None = None,
     first_offset: int = 0,
     expected: float = 0.0,
+    quoted: NDArray[np.bool_] | None = None,
+    usual: float = 1.0,
 ) -> Verdicts:
-    """Verdicts on features `z` of one stream; the autoencoder expects the same of each at every tick."""
+    """Verdicts on features `z` of one stream; the autoencoder expects the same of each at every tick.
+
+    `quoted` tells which ticks have a quote, all if None; `usual` is the share that usually does.
+    """
     n = len(z)
+    share = np.full((n, 2), usual, np.float32)
+    usual_share = share.copy()
+    if quoted is not None:
+        share[:, 0] = lfilter([1 / 16], [1, -15 / 16], quoted, zi=[15 / 16 * usual])[0]
     blank = np.zeros((n, F), np.float32)
     late = np.zeros(n, np.float32) if lateness is None else lateness
     x = np.clip(np.nan_to_num(z), -CLIP, CLIP).astype(np.float32)
-    found = Features(z, x, blank, blank, blank, late == 0.0, late, *np.zeros((3, n), np.float32))
+    none = np.zeros(n, np.float32)
+    found = Features(z, x, blank, blank, blank, late == 0.0, late, none, none, none, share, usual_share)
     table = np.zeros(1, MEMORY) if memory is None else memory
     offset = np.arange(first_offset, first_offset + n)
     return Judge(CALIBRATION, THRESHOLD).judge(
@@ -153,6 +165,21 @@ def test_a_tick_that_lacks_a_feature_says_nothing_new_of_it() -> None:
     assert left[-1] == pytest.approx(left[8199] * math.exp((8199 - len(z) + 1) / 4096), rel=0.01)
 
 
+def test_quotes_that_stay_away_are_a_fault_within_ticks_and_a_single_one_is_none() -> None:
+    z, quoted = noise(9000), np.ones(9000, np.bool_)
+    quoted[8500] = False
+    assert not judged(z, quoted=quoted).alert[8500:8600].any()
+    quoted[8500:8540] = False
+    assert judged(z, quoted=quoted).alert[8500:8508].any()
+
+
+@pytest.mark.parametrize("usual", [0.0, 0.1, 0.5, 0.9, 0.99])
+def test_a_feed_that_quotes_on_some_ticks_lacks_no_quotes(usual: float) -> None:
+    quoted = np.random.default_rng(1).random(20_000) < usual
+    tails = judged(noise(20_000), quoted=quoted, usual=usual).tails[:, UNQUOTED]
+    assert (tails >= 3).mean() < 0.003
+
+
 @pytest.mark.parametrize(("feature", "harmless"), [(SPREAD, -1.0), (GAP, 1.0), (PRICE_RUN, -1.0)])
 def test_narrow_spreads_slow_ticks_and_short_runs_that_last_are_no_trend(feature: int, harmless: float) -> None:
     bad, good = noise(9000), noise(9000)
@@ -219,7 +246,8 @@ def test_any_split_into_batches_gives_the_same_bits(cuts: list[int]) -> None:
 def test_a_higher_threshold_never_raises_the_number_of_incidents_by_more_than_adaptation_does() -> None:
     z = noise(30_000) * np.float32(1.0)
     blank = np.zeros_like(z)
-    found = Features(z, z, blank, blank, blank, np.ones(len(z), np.bool_), *np.zeros((4, len(z)), np.float32))
+    shares = np.ones((2, len(z), 2), np.float32)
+    found = Features(z, z, blank, blank, blank, np.ones(len(z), np.bool_), *np.zeros((4, len(z)), np.float32), *shares)
     opened = []
     for threshold in (2.5, 3.0, 4.0):
         verdicts = Judge(CALIBRATION, threshold).judge(
