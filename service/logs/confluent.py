@@ -43,6 +43,7 @@ PRODUCER: dict[str, Any] = {
     "queue.buffering.max.messages": 0,  # a transaction is as large as it is
     "partitioner": "murmur2_random",  # as kafka-python and Java: a stream's alerts stay in their partition
     "retry.backoff.ms": 10,
+    "delivery.report.only.error": True,
 }
 READER: dict[str, Any] = {
     "enable.auto.commit": False,
@@ -203,8 +204,8 @@ class Producer:
 
     def __init__(self, settings: KafkaSettings, *, transactional: bool = True) -> None:
         self._settings = settings
+        self._transactional = transactional
         self._refused: KafkaError | None = None
-        self._on_delivery = None if transactional else self._take_report
         own: dict[str, Any] = {"enable.idempotence": True, "linger.ms": 0}
         if transactional:
             own = {"transactional.id": f"{settings.group}.{settings.instance}", "transaction.timeout.ms": 10_000}
@@ -234,11 +235,13 @@ class Producer:
         """See client.Producer."""
         with self._open() as producer:
             producer.produce(
-                topic, value, key, -1 if partition is None else partition, self._on_delivery, headers=list(headers)
+                topic, value, key, -1 if partition is None else partition, self._take_report, headers=list(headers)
             )
 
-    def _take_report(self, error: KafkaError | None, _: Message) -> None:
-        self._refused = self._refused or error
+    def _take_report(self, error: KafkaError | None, message: Message) -> None:
+        if error is not None and self._refused is None:
+            words = f"a record for {message.topic()} was refused: {error.str()}"
+            self._refused = KafkaError(error.code(), words, error.fatal())
 
     def flush(self, timeout_s: float) -> None:
         """See client.Producer."""
@@ -246,7 +249,7 @@ class Producer:
             left = producer.flush(timeout_s)
         if left:
             raise Unreachable(f"Kafka at {self._settings.bootstrap_servers}: {left} records did not arrive in time")
-        if self._refused is not None:
+        if self._refused is not None and not self._transactional:
             raise explain(self._settings, self._refused)
         # of one refused in a transaction the next two calls tell (rdkafka_request.c, `rd_kafka_txn_set_abortable_error`)
 
@@ -265,8 +268,14 @@ class Producer:
     def _open(self) -> Iterator[ck.Producer]:
         if self._producer is None:
             raise ValueError("it was discarded")
-        with explained(self._settings):
+        try:
             yield self._producer
+        except KafkaException as error:
+            known = error.args[0]
+            if known.code() == KafkaError._STATE:
+                self._producer.poll(WAKE_S)  # the report of a record that was refused while the call waited
+                known = self._refused or known
+            raise explain(self._settings, known) from error
 
     def discard(self) -> None:
         """See client.Producer."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,15 +41,17 @@ def test_workers_with_different_clients_share_a_group_and_take_over_from_each_ot
 
 @with_each_client
 def test_a_transaction_with_a_record_that_was_refused_is_not_committed(settings: KafkaSettings, client: str) -> None:
-    producer = find(client).producer(settings)
     consumer = Membership(settings, find(client))
     until(lambda: consumer.consumer.poll(100, 1) is not None and consumer.identity() is not None)
-    producer.begin()
-    producer.send(settings.scores, b"good", None)
-    producer.send(settings.alerts, bytes(3 * 2**20), None)  # more than its topic takes
-    with pytest.raises(TickwatchError, match=r"(?i)large"):
-        commit_all(producer, consumer.identity())
-    producer.discard()
+    for pause_ms in range(0, 12, 2):  # the refusal comes before, while or after the commit asks for something else
+        producer = find(client).producer(settings)
+        producer.begin()
+        producer.send(settings.scores, b"good", None)
+        producer.send(settings.alerts, bytes(3 * 2**20), None)  # more than its topic takes
+        time.sleep(pause_ms / 1000)
+        with pytest.raises(TickwatchError, match=r"(?i)large"):
+            commit_all(producer, consumer.identity())
+        producer.discard()
     consumer.close()
     find(client).producer(settings).discard()  # settles what was left open
     assert read_all(settings.bootstrap_servers, settings.scores) == []
