@@ -1,13 +1,15 @@
-"""Sockets of kafka-python that take what has arrived in large pieces.
+"""Sockets of kafka-python that take what has arrived in large pieces, and are closed when they can't connect.
 
 kafka-python 3.0.12 asks for 4 KiB at a time (net/transport.py, `_sock_recv`), which is a system call, and a turn of the
-interpreter given away, for each of them. What opens a connection is looked up by the scheme of a proxy's address
-(net/inet.py, `KafkaNetSocket`); here is one more, without a proxy.
+interpreter given away, for each of them. A socket that is refused, or whose client is closed while it connects, it leaves to
+the garbage collector (net/inet.py, `sock_connect`), so a broker that is away costs a descriptor an attempt. What opens a
+connection is looked up by the scheme of a proxy's address (net/inet.py, `KafkaNetSocket`); here is one more, without a proxy.
 """
 
 from __future__ import annotations
 
 import socket
+from typing import Any
 
 from kafka.net import KafkaNetSocket
 
@@ -31,3 +33,12 @@ class Direct(KafkaNetSocket):  # type: ignore[misc]
     def socket(self, family: int = socket.AF_UNSPEC, sock_type: int = socket.SOCK_STREAM, proto: int = 0) -> Socket:
         """A socket that is not connected yet."""
         return Socket(family, sock_type, proto)
+
+    async def sock_connect(self, net: Any, sock: Socket, sockaddr: Any, timeout_at: float | None = None) -> Socket:
+        """The socket, connected. Raises what kafka-python does, with the socket closed."""
+        try:
+            await super().sock_connect(net, sock, sockaddr, timeout_at)
+        except BaseException:  # a coroutine that is closed ends by GeneratorExit
+            sock.close()
+            raise
+        return sock
