@@ -14,6 +14,7 @@ import numpy as np
 from kafka import ConsumerRebalanceListener, KafkaConsumer, KafkaProducer, TopicPartition, errors
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.producer.future import FutureRecordMetadata
+from kafka.producer.transaction_manager import TransactionalRequestResult
 from kafka.structs import ConsumerGroupMetadata, MemberState, OffsetAndMetadata
 
 from service.connection import KafkaSettings, Unreachable, Unsettled, connect, explain_error
@@ -40,6 +41,7 @@ PRODUCER = {
     "retry_backoff_ms": 10,  # with the default of 100 every transaction sleeps 100 ms
     "delivery_timeout_ms": 120_000,
 }
+ANSWER_MS = 8000  # a commit asks twice and flushes, before the watchdog loses its patience
 FETCH_MS = 100  # how long a broker waits for a first tick
 FETCH_BYTES = 64 * 1024  # so much is a batch worth scoring, and does not linger
 JOIN_MS = 5000
@@ -245,12 +247,22 @@ class Producer:
         topic = self._settings.ticks
         following = {TopicPartition(topic, p): OffsetAndMetadata(offset, "", -1) for p, offset in offsets.items()}
         with _explained(self._settings):
-            self._producer.send_offsets_to_transaction(following, identity)
+            self._wait(self._producer._transaction_manager.send_offsets_to_transaction(following, identity))
 
     def commit(self) -> None:
         """See client.Producer."""
         with _explained(self._settings):
-            self._producer.commit_transaction()
+            self._wait(self._producer._transaction_manager.begin_commit())
+
+    def _wait(self, result: TransactionalRequestResult) -> None:
+        """As the public methods do, which wait for ever if a request is lost.
+
+        That happens when a broker is away for longer than a connection may take (producer/sender.py,
+        `_maybe_send_pending_request`).
+        """
+        self._producer._sender.wakeup()
+        if not result.wait(ANSWER_MS):
+            raise errors.KafkaTimeoutError(f"no answer to a transaction's request in {ANSWER_MS / 1000:g} s")
 
     def discard(self) -> None:
         """See client.Producer."""

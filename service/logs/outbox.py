@@ -17,7 +17,7 @@ from service.logs.client import Client, Producer
 from service.logs.watchdog import Watchdog
 
 FLUSH_S = 10  # as long as the broker keeps a transaction open
-HANG_S = 30  # what has not ended by now never will: kafka-python can lose a request when its broker dies
+HANG_S = 30  # what has not ended by now never will
 LETTER_BYTES = 512 * 1024  # a dead letter's value is cut here, or its topic might refuse it for ever
 SCHEMA_BYTES = 64  # a longer one names no schema, and is left out for the same reason
 

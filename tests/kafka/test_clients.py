@@ -12,14 +12,15 @@ from pathlib import Path
 import pytest
 from kafka import KafkaConsumer, TopicPartition
 
-from service.connection import KafkaSettings, connect
+from service.connection import KafkaSettings, Unreachable, connect
 from service.errors import TickwatchError
-from service.logs import runs
+from service.logs import confluent, kafka_python, runs
 from service.logs.client import Producer, find
 from service.logs.membership import Membership
-from tests.kafka.broker import produce, read_all
+from service.topics import create_topics
+from tests.kafka.broker import Broker, produce, read_all
 from tests.kafka.test_kafka_log import TICKS, assert_exactly_once, finished, until, with_each_client
-from tests.kafka.toy import Toy
+from tests.kafka.toy import Toy, names
 
 
 def test_workers_with_different_clients_share_a_group_and_take_over_from_each_other(
@@ -55,6 +56,33 @@ def test_a_transaction_with_a_record_that_was_refused_is_not_committed(settings:
     consumer.close()
     find(client).producer(settings).discard()  # settles what was left open
     assert read_all(settings.bootstrap_servers, settings.scores) == []
+
+
+@with_each_client
+@pytest.mark.parametrize("step", ["add_offsets", "commit"])
+def test_a_transaction_at_a_broker_that_does_not_answer_is_given_up(
+    own_broker: Broker, client: str, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own_broker.format()
+    own_broker.start()
+    settings = names(own_broker.bootstrap, "b", "one")
+    create_topics(settings, partitions=1, replication=1)
+    member = Membership(settings, find(client))
+    until(lambda: member.consumer.poll(100, 1) is not None and member.identity() is not None)
+    producer = find(client).producer(settings)
+    producer.begin()
+    producer.send(settings.alerts, b"an alert", None)
+    producer.flush(10)
+    if step == "commit":
+        producer.add_offsets({0: 1}, member.identity())
+    monkeypatch.setattr(kafka_python, "ANSWER_MS", 500)
+    monkeypatch.setattr(confluent, "ANSWER_S", 0.5)
+    own_broker.pause()
+    with pytest.raises(Unreachable):
+        producer.commit() if step == "commit" else producer.add_offsets({0: 1}, member.identity())
+    own_broker.resume()
+    producer.discard()
+    member.close()
 
 
 @with_each_client
