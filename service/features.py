@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from service.ticks import NUMBERS, Ticks
 
-FEATURE_SET = "tick-16-f"  # changes whenever a feature or the memory below changes meaning
+FEATURE_SET = "tick-16-g"  # changes whenever a feature or the memory below changes meaning
 FEATURES = (
     "return",  # asinh of the price change over its EW volatility
     "mid_return",  # the same for the middle of the quote
@@ -74,8 +74,8 @@ MEMORY = np.dtype(
         ("replay", "f4"),  # 1 where a passage comes again, less and less after it
         ("share", "f4", (2,)),  # of ticks that have a quote, and of those that are trades: EW mean
         ("usual_share", "f4", (2,)),  # the same, slow
-        ("mark", "u8"),  # fingerprint of the last tick, and of the last 13 that differ from the one before
-        ("passage", "u8"),
+        ("marks", "u4", (2,)),  # fingerprints of the last two ticks that differ
+        ("passage", "u8"),  # and of the last eight
         ("passages", "u2", (PASSAGES,)),  # every fourth that came, until another one takes its place
         ("mean", "f4", (F,)),  # EW mean and variance of each feature, for its standardisation
         ("var", "f4", (F,)),
@@ -106,9 +106,10 @@ class Features:
     microseconds behind the stream's newest tick, 0 for a tick in order. `repeats` float32 [N] is, for a tick that came before
     with the same time, -log of the EW share (over ~16 ticks) of those that did not, else 0: it grows by as much with each one
     in a row. `pause` float32 [N] is the time since the last tick in the stream's usual gaps. `replay` float32 [N] is 1 where the
-    last 13 ticks came before, and fades over ~16. `share` float32 [N, 2] is the share of ticks that have a quote, and that of
-    ticks that are trades, among the last ~16, `usual_share` among the last ~5,000. Late and repeated ticks have none of these but
-    lateness and repeats, and are not folded into the stream's state.
+    last eight ticks came before, and fades over ~16; one like the last or the one before that does not count. `share` float32
+    [N, 2] is the share of ticks that have a quote, and that of ticks that are trades, among the last ~16, `usual_share` among
+    the last ~5,000. Late and repeated ticks have none of these but lateness and repeats, and are not folded into the stream's
+    state.
     """
 
     z: NDArray[np.float32]
@@ -156,12 +157,12 @@ def _repeated(m, seq, mark):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True, inline="always")
 def _known(m, mark):  # type: ignore[no-untyped-def]
-    """1 if the last 13 different ticks, in their order, are a passage on record, else 0; one passage in 4 is recorded.
+    """1 if the last eight ticks that count, in their order, are a passage on record, else 0; one passage in 4 is recorded.
 
     Which ones, their content decides, so that the same are chosen when they come again, as in content-defined chunking (gear
-    hash: Xia et al. 2016, "FastCDC"): what is 13 ticks back has been shifted out of the sum.
+    hash: Xia et al. 2016, "FastCDC"): what is eight ticks back has been shifted out of the sum.
     """
-    m.passage = (m.passage << np.uint64(5)) + (mark >> np.uint64(32))
+    m.passage = (m.passage << np.uint64(8)) + (mark >> np.uint64(32))
     mixed = m.passage * np.uint64(0x9E3779B97F4A7C15)
     if mixed >> np.uint64(62) != np.uint64(0):
         return 0.0
@@ -232,9 +233,13 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
         m.same_time += 1
         m.seq = seq[i]
         m.replay = 15 / 16 * m.replay if m.replay > 1e-3 else 0.0
-        if mark != m.mark:
-            m.mark = mark
-            m.replay = max(m.replay, _known(m, mark))
+        short = np.uint32(mark >> np.uint64(32))
+        if short != m.marks[1]:
+            swings = short == m.marks[0]  # back to the one before the last: a quote may do so for hours
+            m.marks[0] = m.marks[1]
+            m.marks[1] = short
+            if not swings:
+                m.replay = max(m.replay, _known(m, mark))
         replay[i] = m.replay
         quoted = not (math.isnan(bid[i]) or math.isnan(ask[i]))
         traded = size[i] > 0.0

@@ -19,8 +19,21 @@ from scipy.stats import genpareto
 
 from service import autoencoder, features, judge
 from service.card import Population
-from service.features import NO_PRIOR, F, Features, Prior
-from service.judge import CHANNELS, EVIDENCE_TAIL, LATE, TAIL, UNQUOTED, UNTRADED, C, Calibration, Judge, Verdicts
+from service.features import GAP, NO_PRIOR, F, Features, Prior
+from service.judge import (
+    CHANNELS,
+    EVIDENCE_TAIL,
+    LATE,
+    REPEATS,
+    REPLAY,
+    TAIL,
+    UNQUOTED,
+    UNTRADED,
+    C,
+    Calibration,
+    Judge,
+    Verdicts,
+)
 from service.ticks import Ticks
 from training.alarms import false_alarms
 
@@ -33,9 +46,6 @@ MOST_EXCESSES = 20_000  # per stream and fit, so that a long stream does not dro
 DECILES = np.arange(1, 10) / 10
 APART = 0.1  # usual deviations between two deciles: those of values that are nearly the same would tell nothing apart
 MOST_OF_A_STREAM = 20_000  # ticks, so that a long stream does not outweigh the others
-
-RARE = (LATE, UNQUOTED, UNTRADED)  # channels from which clean history has too little to learn
-RARE_EXCESS = 0.7  # their mean excess, and level: e^0.7 us late, so that a millisecond is already unusual
 
 NEUTRAL = Calibration(list(CHANNELS), [1.0] * (C + 1), [1.0] * (C + 1), [0.0] * (C + 1))
 
@@ -115,9 +125,7 @@ def calibrate(model: bytes, streams: list[Ticks]) -> Calibrated:
         table = np.empty((len(s.expected), C), np.float32)
         s.judged(NEUTRAL, table)
         values.append(table[_settled_from(table) :])
-    channels = [_tail([table[:, c] for table in values], TAIL) for c in range(C)]
-    for c in RARE:
-        channels[c] = _Tail(RARE_EXCESS, RARE_EXCESS, 0.0)
+    channels = [GIVEN.get(c) or _tail([table[:, c] for table in values], TAIL) for c in range(C)]
     calibration = _settled(_calibration([*channels, TYPICAL_EVIDENCE]), seen)
     for _ in range(2):  # what the judge takes for strange, and learns little from, hangs on the evidence's tail itself
         judged = [s.judged(calibration)[0].evidence for s in seen]
@@ -163,6 +171,17 @@ class _Tail(NamedTuple):
     shape: float
 
 
+# Channels that mean the same in every feed, and of which history tells too little or, with its nights, the wrong thing.
+GIVEN = {
+    GAP: _Tail(
+        17.0, 17.0, MOST_SHAPE
+    ),  # in usual gaps; at its least 1 in 1,000 are over 42 and 1 in 10,000 over 74
+    LATE: _Tail(0.7, 0.7, 0.0),  # e^0.7 us, so that a millisecond is already unusual
+    REPEATS: _Tail(0.12, 0.18, MOST_SHAPE),
+    REPLAY: _Tail(0.16, 0.16, 0.0),
+    UNQUOTED: _Tail(0.7, 0.7, 0.0),
+    UNTRADED: _Tail(0.7, 0.7, 0.0),
+}
 TYPICAL_EVIDENCE = _Tail(4.0, 1 / math.log(10), 0.0)  # until it is measured: that of exact -log10 probabilities
 
 
@@ -217,10 +236,7 @@ def _settled(calibration: Calibration, seen: list[_Seen]) -> Calibration:
 def _middle(start: list[float], ends: list[NDArray[np.float32]]) -> list[float]:
     moved = np.array(ends, np.float64)
     moved[moved == np.array(start, np.float32)] = math.nan
-    middle = [_median(column, begin) for column, begin in zip(moved.T, start, strict=True)]
-    for c in RARE:
-        middle[c] = RARE_EXCESS
-    return middle
+    return [begin if c in GIVEN else _median(moved[:, c], begin) for c, begin in enumerate(start)]
 
 
 def _thresholds(scores: list[NDArray[np.float64]]) -> dict[str, float]:

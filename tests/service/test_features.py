@@ -117,6 +117,11 @@ def test_a_feed_that_stands_still_is_no_replay() -> None:
     assert run(replace(still, ts=ONE.ts[0] + 10**9 * np.arange(2000))).replay.max() == 0
 
 
+def test_a_quote_that_swings_between_two_prices_is_no_replay() -> None:
+    swings = ONE.take(np.arange(2000) % 2)
+    assert run(replace(swings, ts=ONE.ts[0] + 10**9 * np.arange(2000))).replay.max() == 0
+
+
 def test_the_shares_of_quotes_and_of_trades_follow_the_last_ticks_and_the_usual_ones_thousands() -> None:
     at, gone = 2000, 40
     bid, size = ONE.bid.copy(), np.where(np.arange(len(ONE)) % 4 == 0, 100.0, 0.0)

@@ -21,6 +21,7 @@ from training.autoencoder import Autoencoder
 from training.calibrate import BUDGETS, calibrate, prior
 from training.export import export
 
+NIGHT = 60_000_000_000_000  # nanoseconds
 RandomModel = Callable[[CellKind], tuple[Autoencoder, bytes]]
 
 
@@ -45,6 +46,27 @@ def test_thresholds_keep_the_promised_budget_on_average_and_fall_with_it(
             crossed = scorer.score(ticks).verdicts.score[2000:] >= scorer.threshold
             rates.append(false_alarms(crossed, np.ones(len(crossed), np.bool_)))
         assert np.mean(rates) == pytest.approx(budget, rel=0.35)
+
+
+def test_what_history_does_not_have_is_found_although_its_nights_are_long(random_model: RandomModel) -> None:
+    def with_nights(ticks: Ticks) -> Ticks:
+        return replace(ticks, ts=ticks.ts + NIGHT * (np.arange(len(ticks)) // 16_000))
+
+    model = calibrated(random_model, [with_nights(random_ticks(40_000, streams=1, seed=s)) for s in range(2)])
+    ticks = with_nights(random_ticks(40_000, streams=1, seed=5))
+    usual = (ticks.ts[1000] - ticks.ts[0]) // 1000
+    rows, silence = np.arange(len(ticks)), np.where(np.arange(len(ticks)) >= 30_000, 500 * usual, 0)
+    again, late = np.sort(np.r_[rows, np.repeat(rows[30_000:30_015], 2)]), np.r_[rows[:30_000], rows[30_005:30_010], rows[30_000:30_005]]
+    replayed = np.r_[rows[:30_000], rows[28_000:28_080], rows[30_000:]]
+    faults = {
+        "a gap": replace(ticks, ts=ticks.ts + silence),
+        "repeated ticks": ticks.take(again),
+        "late ticks": ticks.take(late),
+        "a replay": replace(ticks.take(replayed), ts=with_nights(random_ticks(len(replayed), streams=1, seed=5)).ts),
+    }
+    for fault, faulty in faults.items():
+        scorer = Scorer(model, 20)
+        assert scorer.score(faulty).verdicts.score[30_000:30_100].max() >= scorer.threshold, fault
 
 
 def test_streams_that_are_short_or_lack_quotes_and_sizes_can_be_learned_from(
