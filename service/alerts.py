@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from service.features import FEATURES, F
+from service.features import FEATURES, SPREAD, F
 from service.judge import CHANNELS, FEATURE_OF, LASTING, LATE, MISFIT_OF, PHASES, TREND_OF
 from service.logs import Output
 from service.scorer import Scored
@@ -170,6 +170,8 @@ def reasons(scored: Scored, i: int) -> list[Reason]:
             result.append(
                 Reason(name, score, again, 0.0, "the last ticks came before, in the same order, at another time")
             )
+        elif name == "locked":
+            result.append(Reason(name, score, 0.0, math.sinh(float(found.mean[i, SPREAD])), "bid equals ask"))
         elif name in LACKS:
             column, what = LACKS[name]
             lately, usual = float(found.share[i, column]), float(found.usual_share[i, column])

@@ -75,7 +75,7 @@ MEMORY = np.dtype(
         ("share", "f4", (2,)),  # of ticks that have a quote, and of those that are trades: EW mean
         ("usual_share", "f4", (2,)),  # the same, slow
         ("marks", "u4", (2,)),  # fingerprints of the last two ticks that differ
-        ("passage", "u8"),  # and of the last eight
+        ("passage", "u8"),  # of the last eight that count
         ("passages", "u2", (PASSAGES,)),  # every fourth that came, until another one takes its place
         ("mean", "f4", (F,)),  # EW mean and variance of each feature, for its standardisation
         ("var", "f4", (F,)),

@@ -2,8 +2,8 @@
 
 Every feature has a channel for its size (something sudden; of the gap, its length in usual gaps). Those of one tick alone
 have two more: the feature's EW mean (its trend), and the EW mean of how far the autoencoder's reconstruction misses it (its
-misfit), but for those that told no faults from a market's own ways. Lateness, repetition, replay, and lack of
-quotes or of trades in a stream that usually has them are five more. Every channel has a tail model: a threshold u that tracks
+misfit), but for those that told no faults from a market's own ways. Lateness, repetition, replay, lack of quotes or of trades
+in a stream that usually has them, and locked quotes are six more. Every channel has a tail model: a threshold u that tracks
 the channel's 98 % quantile and a mean excess over it, the peaks-over-threshold method with a generalised Pareto tail (Siffer et
 al. 2017, "Anomaly Detection in Streams with Extreme Value Theory"). Shapes come from training; u, the mean excess and the
 share of values above u start there and go on adapting to each stream. The most surprising feature, with a part of the next two,
@@ -49,7 +49,8 @@ REPEATS = LATE + 1
 REPLAY = REPEATS + 1
 UNQUOTED = REPLAY + 1
 UNTRADED = UNQUOTED + 1
-C = UNTRADED + 1
+LOCKED = UNTRADED + 1
+C = LOCKED + 1
 CHANNELS = (
     *FEATURES,
     *(f"{FEATURES[j]}_trend" for j in TRENDS),
@@ -59,6 +60,7 @@ CHANNELS = (
     "replay",
     "unquoted",
     "untraded",
+    "locked",
 )
 FEATURE_OF = np.array([*range(F), *TRENDS, *MISFITS])  # of each channel below LATE
 TREND_OF = np.array([F + TRENDS.index(j) if j in TRENDS else -1 for j in range(F)])  # channel, -1 where there is none
@@ -154,9 +156,9 @@ def _surprise(value, level, excess, shape, share, tail):  # type: ignore[no-unty
 
 @numba.njit(cache=True, inline="always")
 def _evidence(tails, best):  # type: ignore[no-untyped-def]
-    """The most surprising feature, or replay or lack, with a part of the next two: what is real shows in more than one.
+    """The most surprising feature, or channel from REPLAY on, with a part of the next two: what is real shows in more than one.
 
-    `best` float32 [F + C - REPLAY] receives the largest surprise of each feature's channels, and those of the replay and after.
+    `best` float32 [F + C - REPLAY] receives the largest surprise of each feature's channels, and those from REPLAY on.
     """
     best[:F] = tails[:F]
     best[F:] = tails[REPLAY:]
@@ -199,7 +201,7 @@ def _adapt(memory, c, value, weight, rate, floor):  # type: ignore[no-untyped-de
 
 @numba.njit(cache=True, nogil=True)
 def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recursion, read top to bottom)
-    rows, offset, z, x, expected, folded, lateness, repeats, pause, replay, share,
+    rows, offset, z, observed, x, expected, folded, lateness, repeats, pause, replay, share,
     usual_share, memory, level, excess, shape, least, threshold,
     score, alert, phase, incident, evidence, tails, trend, misfit, values,
 ):  # fmt: skip
@@ -234,6 +236,8 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
             value[REPLAY] = replay[i]
             value[UNQUOTED] = _lack(share[i, 0], usual_share[i, 0])
             value[UNTRADED] = _lack(share[i, 1], usual_share[i, 1])
+            if not math.isnan(observed[i, SPREAD]):
+                value[LOCKED] = 1.0 if observed[i, SPREAD] == 0.0 else 0.0
         trend[i] = m.trend
         misfit[i] = m.misfit
 
@@ -321,8 +325,9 @@ class Judge:
             np.empty((n, len(LASTING)), np.float32),
         )
         _kernel(
-            rows, offset, found.z, found.x, expected, found.folded, found.lateness, found.repeats, found.pause, found.replay,
-            found.share, found.usual_share, memory, self._level, self._excess, self._shape, self._least, self.threshold,
+            rows, offset, found.z, found.observed, found.x, expected, found.folded, found.lateness, found.repeats, found.pause,
+            found.replay, found.share, found.usual_share,
+            memory, self._level, self._excess, self._shape, self._least, self.threshold,
             verdicts.score, verdicts.alert, verdicts.phase, verdicts.incident, verdicts.evidence, verdicts.tails,
             verdicts.trend, verdicts.misfit,
             np.empty((0, C), np.float32) if values is None else values,

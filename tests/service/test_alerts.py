@@ -91,6 +91,11 @@ def test_a_replayed_block_is_told_as_such() -> None:
     assert all("came before, in the same order" in text for text in told)
 
 
+def test_a_locked_quote_is_told_as_such() -> None:
+    scored = Scorer(MODEL, 20).score(replace(CALM, bid=np.where(np.arange(len(CALM)) < AT, CALM.bid, CALM.ask)))
+    assert "bid equals ask" in [r.text for r in reasons(scored, AT)]
+
+
 GONE = np.where(np.arange(len(CALM)) < AT, 1.0, np.nan)
 
 

@@ -17,6 +17,7 @@ from service.judge import (
     FEATURE_OF,
     LASTING,
     LATE,
+    LOCKED,
     MAX_SCORE,
     MEMORY,
     MISFIT_OF,
@@ -37,8 +38,8 @@ THRESHOLD = 3.7
 CALIBRATION = Calibration(
     list(CHANNELS),
     # 98 % quantiles of |N(0, 1)| and of its EW means; 99 % quantile of the evidence that such noise gives
-    level=[2.3] * F + [0.42] * (LATE - F) + [2.3] * (C - LATE) + [3.8],
-    excess=[0.4] * F + [0.07] * (LATE - F) + [0.4] * (C - LATE) + [0.2],
+    level=[2.3] * F + [0.42] * (LATE - F) + [2.3] * (LOCKED - LATE) + [0.16, 3.8],
+    excess=[0.4] * F + [0.07] * (LATE - F) + [0.4] * (LOCKED - LATE) + [0.16, 0.2],
     shape=[0.05] * (C + 1),
 )
 
@@ -55,21 +56,25 @@ def judged(
     expected: float = 0.0,
     quoted: NDArray[np.bool_] | None = None,
     usual: float = 1.0,
+    locked: NDArray[np.bool_] | None = None,
 ) -> Verdicts:
     """Verdicts on features `z` of one stream; the autoencoder expects the same of each at every tick.
 
-    `quoted` tells which ticks have a quote, all if None; `usual` is the share that usually does.
+    `quoted` tells which ticks have a quote, all if None; `usual` is the share that usually does. `locked` tells which quotes have
+    no spread, none if None.
     """
     n = len(z)
     share = np.full((n, 2), usual, np.float32)
     usual_share = share.copy()
     if quoted is not None:
         share[:, 0] = lfilter([1 / 16], [1, -15 / 16], quoted, zi=[15 / 16 * usual])[0]
-    blank = np.zeros((n, F), np.float32)
+    blank, observed = np.zeros((n, F), np.float32), np.ones((n, F), np.float32)
+    if locked is not None:
+        observed[locked, SPREAD] = 0.0
     late = np.zeros(n, np.float32) if lateness is None else lateness
     x = np.clip(np.nan_to_num(z), -CLIP, CLIP).astype(np.float32)
     none = np.zeros(n, np.float32)
-    found = Features(z, x, blank, blank, blank, late == 0.0, late, none, none, none, share, usual_share)
+    found = Features(z, x, observed, blank, blank, late == 0.0, late, none, none, none, share, usual_share)
     table = np.zeros(1, MEMORY) if memory is None else memory
     offset = np.arange(first_offset, first_offset + n)
     return Judge(CALIBRATION, THRESHOLD).judge(
@@ -178,6 +183,15 @@ def test_a_feed_that_quotes_on_some_ticks_lacks_no_quotes(usual: float) -> None:
     quoted = np.random.default_rng(1).random(20_000) < usual
     tails = judged(noise(20_000), quoted=quoted, usual=usual).tails[:, UNQUOTED]
     assert (tails >= 3).mean() < 0.003
+
+
+def test_a_bid_that_equals_the_ask_is_strange_only_where_it_seldom_does() -> None:
+    locked = np.zeros(9000, np.bool_)
+    locked[8500:8520] = True
+    often = locked | (np.random.default_rng(1).random(9000) < 0.1)
+    seldom, usual = (judged(noise(9000), locked=which).tails[8500:8520, LOCKED] for which in (locked, often))
+    assert seldom.min() > 5.0
+    assert usual.max() < 2.0
 
 
 @pytest.mark.parametrize(("feature", "harmless"), [(SPREAD, -1.0), (GAP, 1.0), (PRICE_RUN, -1.0)])

@@ -56,12 +56,14 @@ def test_what_history_does_not_have_is_found_although_its_nights_are_long(random
     ticks = with_nights(random_ticks(40_000, streams=1, seed=5))
     usual = (ticks.ts[1000] - ticks.ts[0]) // 1000
     rows, silence = np.arange(len(ticks)), np.where(np.arange(len(ticks)) >= 30_000, 500 * usual, 0)
-    again, late = np.sort(np.r_[rows, np.repeat(rows[30_000:30_015], 2)]), np.r_[rows[:30_000], rows[30_005:30_010], rows[30_000:30_005]]
+    again = np.sort(np.r_[rows, np.repeat(rows[30_000:30_015], 2)])
+    late = np.r_[rows[:30_000], rows[30_005:30_010], rows[30_000:30_005]]
     replayed = np.r_[rows[:30_000], rows[28_000:28_080], rows[30_000:]]
     faults = {
         "a gap": replace(ticks, ts=ticks.ts + silence),
         "repeated ticks": ticks.take(again),
         "late ticks": ticks.take(late),
+        "locked quotes": replace(ticks, bid=np.where(rows < 30_000, ticks.bid, ticks.ask)),
         "a replay": replace(ticks.take(replayed), ts=with_nights(random_ticks(len(replayed), streams=1, seed=5)).ts),
     }
     for fault, faulty in faults.items():
