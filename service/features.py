@@ -64,7 +64,7 @@ MEMORY = np.dtype(
         ("drift", "f4"),
         ("gap", "f4"),  # EW mean inter-arrival in microseconds, slow
         ("fast_gap", "f4"),
-        ("usual_gap", "f4"),  # slower still, what a pause is measured by
+        ("usual_gap", "f4"),  # slower still and without those of 0, what a pause is measured by
         ("alternation", "f4"),
         ("sign", "f4"),  # of the last price move
         ("price_run", "f4"),
@@ -76,7 +76,7 @@ MEMORY = np.dtype(
         ("usual_share", "f4", (2,)),  # the same, slow
         ("marks", "u4", (2,)),  # fingerprints of the last two ticks that differ
         ("passage", "u8"),  # of the last eight that count
-        ("passages", "u2", (PASSAGES,)),  # every fourth that came, until another one takes its place
+        ("passages", "u2", (PASSAGES,)),  # every sixth that came, until another one takes its place
         ("mean", "f4", (F,)),  # EW mean and variance of each feature, for its standardisation
         ("var", "f4", (F,)),
     ],
@@ -102,14 +102,13 @@ class Features:
     `z` float32 [N, F] in standard deviations of the stream so far, NaN where the feed has no such thing; `x` float32 [N, F] is
     what the autoencoder sees of it: clipped, and 0 where a feature is missing. `observed`, `mean` and `std` float32 [N, F] are
     the feature itself and what it was standardised by. `folded` bool [N] are the ticks that move their stream's state, neither
-    late nor repeated. `lateness` float32 [N] is log
-    microseconds behind the stream's newest tick, 0 for a tick in order. `repeats` float32 [N] is, for a tick that came before
-    with the same time, -log of the EW share (over ~16 ticks) of those that did not, else 0: it grows by as much with each one
-    in a row. `pause` float32 [N] is the time since the last tick in the stream's usual gaps. `replay` float32 [N] is 1 where the
-    last eight ticks came before, and fades over ~16; one like the last or the one before that does not count. `share` float32
-    [N, 2] is the share of ticks that have a quote, and that of ticks that are trades, among the last ~16, `usual_share` among
-    the last ~5,000. Late and repeated ticks have none of these but lateness and repeats, and are not folded into the stream's
-    state.
+    late nor repeated. `lateness` float32 [N] is log microseconds behind the stream's newest tick, 0 for a tick in order.
+    `repeats` float32 [N] is, for a tick that came before with the same time, -log of the EW share (over ~16 ticks) of those
+    that did not, else 0: it grows by as much with each one in a row. `pause` float32 [N] is the time since the last tick in the
+    stream's usual gaps, of which none is 0. `replay` float32 [N] is 1 where the last eight ticks came before, and fades over
+    ~16; one like the last or the one before that does not count. `share` float32 [N, 2] is the share of ticks that have a
+    quote, and that of ticks that are trades, among the last ~16, `usual_share` among the last ~5,000. Late and repeated ticks
+    have none of these but lateness and repeats, and are not folded into the stream's state.
     """
 
     z: NDArray[np.float32]
@@ -157,17 +156,17 @@ def _repeated(m, seq, mark):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True, inline="always")
 def _known(m, mark):  # type: ignore[no-untyped-def]
-    """1 if the last eight ticks that count, in their order, are a passage on record, else 0; one passage in 4 is recorded.
+    """1 if the last eight ticks that count, in their order, are a passage on record, else 0; one passage in 6 is recorded.
 
     Which ones, their content decides, so that the same are chosen when they come again, as in content-defined chunking (gear
     hash: Xia et al. 2016, "FastCDC"): what is eight ticks back has been shifted out of the sum.
     """
     m.passage = (m.passage << np.uint64(8)) + (mark >> np.uint64(32))
     mixed = m.passage * np.uint64(0x9E3779B97F4A7C15)
-    if mixed >> np.uint64(62) != np.uint64(0):
+    if mixed > np.uint64(2**64 // 6):
         return 0.0
-    place = (mixed >> np.uint64(48)) % np.uint64(PASSAGES)
-    tag = np.uint16(mixed >> np.uint64(32))
+    place = (mixed >> np.uint64(44)) % np.uint64(PASSAGES)
+    tag = np.uint16(mixed >> np.uint64(28))
     known = m.passages[place] == tag
     m.passages[place] = tag
     return 1.0 if known else 0.0
@@ -280,11 +279,17 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
             f[ALTERNATION] = m.alternation
 
             f[GAP] = math.log1p(elapsed)
-            m.gap += max(young, 1 / 500) * (min(elapsed, 20.0 * m.gap + 1.0 if m.seen > 8 else elapsed) - m.gap)
-            m.fast_gap += max(young, 1 / 20) * (min(elapsed, 20.0 * m.gap + 1.0) - m.fast_gap)
+            if elapsed > 0.0 and m.usual_gap == 0.0:
+                m.usual_gap = elapsed
             pause[i] = elapsed / (m.usual_gap + 1.0)
-            capped = min(elapsed, 20.0 * m.usual_gap + 1.0) if m.seen > 8 else elapsed
-            m.usual_gap += max(young, 1 / 5000) * (capped - m.usual_gap)
+            if elapsed > 0.0:
+                capped = min(elapsed, 20.0 * m.usual_gap) if m.seen > 8 else elapsed
+                m.usual_gap += max(young, 1 / 5000) * (capped - m.usual_gap)
+            most = (
+                max(20.0 * m.gap, 4.0 * m.usual_gap) + 1.0
+            )  # a clock that many ticks share moves by many gaps at once
+            m.gap += max(young, 1 / 500) * (min(elapsed, most if m.seen > 8 else elapsed) - m.gap)
+            m.fast_gap += max(young, 1 / 20) * (min(elapsed, most) - m.fast_gap)
             f[RATE] = math.log((m.gap + 1.0) / (m.fast_gap + 1.0))
 
         if traded:

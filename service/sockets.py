@@ -1,4 +1,4 @@
-"""Sockets of kafka-python that take what has arrived in large pieces, and are closed when they can't connect.
+"""Sockets of kafka-python that take what has arrived in large pieces, and are closed whenever it forgets them.
 
 kafka-python 3.0.12 asks for 4 KiB at a time (net/transport.py, `_sock_recv`), which is a system call, and a turn of the
 interpreter given away, for each of them. A socket that is refused, or whose client is closed while it connects, it leaves to
@@ -23,6 +23,10 @@ class Socket(socket.socket):
     def recv(self, size: int, flags: int = 0) -> bytes:
         """At most PIECE bytes of what is there."""
         return super().recv(max(size, PIECE), flags)
+
+    def __del__(self) -> None:
+        """Close it: one that has something to send when its client ends is never closed (net/transport.py, `close`)."""
+        self.close()
 
 
 class Direct(KafkaNetSocket):  # type: ignore[misc]

@@ -8,11 +8,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
-from kafka import KafkaAdminClient, KafkaProducer
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from rich.console import Console
 
 from service import autoencoder
@@ -62,6 +63,20 @@ def write(producer: KafkaProducer, topic: str, ticks: Ticks, hours_ago: float, c
         producer.commit_transaction()
     else:
         producer.abort_transaction()
+    readable(producer, topic)
+
+
+def readable(producer: KafkaProducer, topic: str) -> None:
+    """Wait until readers see that the transaction has ended, which is a little after it has."""
+    to = producer.config["bootstrap_servers"]
+    with (
+        closing(KafkaConsumer(bootstrap_servers=to)) as all_of_it,
+        closing(KafkaConsumer(bootstrap_servers=to, isolation_level="read_committed")) as what_ended,
+    ):
+        places = [TopicPartition(topic, p) for p in all_of_it.partitions_for_topic(topic)]
+        deadline = time.monotonic() + 30
+        while what_ended.end_offsets(places) != all_of_it.end_offsets(places):
+            assert time.monotonic() < deadline, "the transaction has no end"
 
 
 def read(kafka: str, topic: str, hours: float = 24.0, **options: int) -> dict[str, Ticks]:
@@ -101,6 +116,7 @@ def test_records_that_are_no_ticks_are_counted_and_the_first_is_told(
     for junk in (b"junk", b'{"ts":1}', None):
         producer.send(topic, junk, key=b"S1", partition=1)
     producer.commit_transaction()
+    readable(producer, topic)
     history = read_topic(KafkaSettings(kafka), topic, 24, NOW_MS, Console(width=200))
     assert (history.rejected, history.ticks) == (3, 100)
     assert "3 records could not be read, the first in partition 1 at offset" in capsys.readouterr().out
@@ -126,6 +142,7 @@ def test_a_topic_without_ticks_is_one_sentence(
         producer.begin_transaction()
         producer.send(topic, b"junk", partition=0)
         producer.commit_transaction()
+        readable(producer, topic)
     with pytest.raises(TickwatchError, match=words) as raised:
         read(kafka, topic, hours)
     assert topic in str(raised.value)

@@ -100,6 +100,15 @@ def test_a_pause_is_measured_in_usual_gaps_and_a_long_one_hardly_changes_what_is
     assert found.pause[at + 200 :] == pytest.approx(calm.pause[at + 200 :], rel=0.05)
 
 
+@pytest.mark.parametrize("together", [2, 30, 500])
+def test_a_clock_that_moves_once_in_many_ticks_makes_no_pauses(together: int) -> None:
+    coarse = run(replace(ONE, ts=ONE.ts[0] + 10**9 * (np.arange(len(ONE)) // together)))
+    moves = np.arange(together, len(ONE), together)
+    assert coarse.pause[moves] == pytest.approx(1.0, rel=0.01)
+    late = ONE.ts[0] + 10**9 * (np.arange(len(ONE)) // together + 100 * (np.arange(len(ONE)) >= moves[-1]))
+    assert run(replace(ONE, ts=late)).pause[moves[-1]] == pytest.approx(101.0, rel=0.01)
+
+
 @pytest.mark.parametrize("lag", [100, 1000])
 def test_a_block_of_ticks_that_comes_again_at_another_time_is_a_replay(lag: int) -> None:
     at, block = 2000, 80

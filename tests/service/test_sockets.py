@@ -10,6 +10,7 @@ import warnings
 import pytest
 from kafka import KafkaConsumer
 from kafka.net import KafkaNetSocket
+from kafka.net.transport import KafkaTCPTransport
 
 from service.connection import KafkaSettings, Unreachable, connect
 from service.sockets import DIRECT, Direct
@@ -37,6 +38,28 @@ def test_a_broker_that_is_away_leaves_no_open_socket_behind() -> None:
         warnings.simplefilter("always", ResourceWarning)
         with pytest.raises(Unreachable):
             connect(KafkaSettings(bootstrap_servers=address), KafkaConsumer)
+        gc.collect()
+    assert left == []
+
+
+class Ended:
+    """The loop of a client that has ended: nothing is done any more."""
+
+    def call_soon(self, task: object) -> None:
+        """Never."""
+
+
+def test_a_connection_that_has_something_to_send_when_its_client_ends_leaves_no_open_socket_behind() -> None:
+    gc.collect()
+    with warnings.catch_warnings(record=True) as left, socket.create_server(("127.0.0.1", 0)) as server:
+        warnings.simplefilter("always", ResourceWarning)
+        ours = KafkaNetSocket(f"{DIRECT}://").socket(socket.AF_INET, socket.SOCK_STREAM)
+        ours.connect(server.getsockname())
+        transport = KafkaTCPTransport(Ended(), ours)
+        transport.write(b"a heartbeat")
+        transport.close()
+        assert ours.fileno() >= 0
+        del transport, ours
         gc.collect()
     assert left == []
 
