@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from service.features import FEATURES, SPREAD, F
+from service.features import FEATURES, GRID, SPREAD, F
 from service.judge import CHANNELS, FEATURE_OF, LASTING, LATE, MISFIT_OF, PHASES, TREND_OF
 from service.logs import Output
 from service.scorer import Scored
@@ -139,6 +139,9 @@ _WORDS = {
     "alternation": _Words(
         lambda f: f, lambda o: f"{o:.0%} of the price moves reverse the move before", lambda e: f"{e:.0%}"
     ),
+    "depth": _Words(math.exp, lambda o: f"{o:.6g} quoted at the best bid and ask", lambda e: f"{e:.3g}"),
+    "book_run": _run("quote and its sizes"),
+    "time_run": _Words(math.exp, lambda o: f"{o:.0f} ticks with the same time", lambda e: f"{e:.0f}"),
 }
 
 
@@ -172,6 +175,11 @@ def reasons(scored: Scored, i: int) -> list[Reason]:
             )
         elif name == "locked":
             result.append(Reason(name, score, 0.0, math.sinh(float(found.mean[i, SPREAD])), "bid equals ask"))
+        elif name == "off_grid":
+            field, decimals = (int(n) for n in found.off_grid[i])
+            stated = float(getattr(scored.ticks, GRID[field])[i])
+            text = f"{GRID[field]} {stated:.15g} has more decimals than the {decimals} that are usual"
+            result.append(Reason(name, score, stated, round(stated, decimals), text))
         elif name in LACKS:
             column, what = LACKS[name]
             lately, usual = float(found.share[i, column]), float(found.usual_share[i, column])

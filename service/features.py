@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from service.ticks import NUMBERS, Ticks
 
-FEATURE_SET = "tick-16-g"  # changes whenever a feature or the memory below changes meaning
+FEATURE_SET = "tick-19-h"  # changes whenever a feature or the memory below changes meaning
 FEATURES = (
     "return",  # asinh of the price change over its EW volatility
     "mid_return",  # the same for the middle of the quote
@@ -34,19 +34,29 @@ FEATURES = (
     "price_run",  # log run length of unchanged price
     "quote_run",  # log run length of unchanged bid and ask
     "alternation",  # EW share of price moves that reverse the move before
+    "depth",  # log of what is quoted at the best bid and ask together
+    "book_run",  # log run length of unchanged bid and ask and both their sizes
+    "time_run",  # log count of ticks so far that share this tick's time
 )
 F = len(FEATURES)
 RETURN, MID_RETURN, SPIKE, MOMENTUM, VOLATILITY, GAP, RATE, SIZE = range(8)
-SIZE_RUN, SPREAD, CROSSED, DEVIATION, DRIFT, PRICE_RUN, QUOTE_RUN, ALTERNATION = range(8, F)
+SIZE_RUN, SPREAD, CROSSED, DEVIATION, DRIFT, PRICE_RUN, QUOTE_RUN, ALTERNATION, DEPTH, BOOK_RUN, TIME_RUN = range(8, F)
 
+GRID = ("price", "size", "bid", "ask")  # fields whose values lie on a grid of so many decimals
+MOST_DECIMALS = 9  # of such a field: in one with more, nothing is off the grid
+FINER = 0.1  # EW share (over 256) of values with more decimals from which on they are the field's own
+SET_BACK = 32  # late ticks in a row, in their own order, after which the feed's clock counts as set back
 SAME_TIME = 8  # ticks of one time that a repetition can be told from; where more share a time, sequence numbers tell
 PASSAGES = 384  # on record of a stream
+POWERS = 10.0 ** np.arange(MOST_DECIMALS + 1)
 CLIP = 5.0  # standard deviations that the autoencoder may see
 MEMORY = np.dtype(
     [
         ("seen", "i8"),  # ticks folded into this row
         ("ts", "i8"),
         ("seq", "i8"),  # of the last tick that was folded
+        ("late_ts", "i8"),  # of the last late tick
+        ("late", "i8"),  # how many came in a row, in their own order
         ("prints", "u8", (SAME_TIME,)),  # fingerprints of the last ticks that have the newest time
         ("same_time", "i8"),  # how many have it
         ("price", "f8"),
@@ -55,6 +65,8 @@ MEMORY = np.dtype(
         ("bid", "f8"),
         ("ask", "f8"),
         ("size", "f8"),
+        ("bid_size", "f8"),
+        ("ask_size", "f8"),
         ("move", "f4"),  # EW mean of the price changes that are not zero
         ("mid_move", "f4"),
         ("variance", "f4"),  # EW variance of price changes, slow
@@ -69,11 +81,14 @@ MEMORY = np.dtype(
         ("sign", "f4"),  # of the last price move
         ("price_run", "f4"),
         ("quote_run", "f4"),
+        ("book_run", "f4"),
         ("size_run", "f4"),
         ("repeats", "f4"),  # EW share of ticks that repeat one of the same time
         ("replay", "f4"),  # 1 where a passage comes again, less and less after it
         ("share", "f4", (2,)),  # of ticks that have a quote, and of those that are trades: EW mean
         ("usual_share", "f4", (2,)),  # the same, slow
+        ("finer", "f4", (len(GRID),)),  # EW share of values with more decimals than their field has
+        ("digits", "i1", (len(GRID),)),  # how many it has and 1 more, 0 before the first value
         ("marks", "u4", (2,)),  # fingerprints of the last two ticks that differ
         ("passage", "u8"),  # of the last eight that count
         ("passages", "u2", (PASSAGES,)),  # every sixth that came, until another one takes its place
@@ -107,8 +122,11 @@ class Features:
     that did not, else 0: it grows by as much with each one in a row. `pause` float32 [N] is the time since the last tick in the
     stream's usual gaps, of which none is 0. `replay` float32 [N] is 1 where the last eight ticks came before, and fades over
     ~16; one like the last or the one before that does not count. `share` float32 [N, 2] is the share of ticks that have a
-    quote, and that of ticks that are trades, among the last ~16, `usual_share` among the last ~5,000. Late and repeated ticks
-    have none of these but lateness and repeats, and are not folded into the stream's state.
+    quote, and that of ticks that are trades, among the last ~16, `usual_share` among the last ~5,000. `off_grid` int8 [N, 2] is
+    the first field (its place in GRID) whose value has more decimals than it has in this stream, and how many these are; -1
+    where there is none. Late and repeated ticks have none of these but lateness and repeats, and are not folded into the
+    stream's state. SET_BACK late ones in a row, in their own order, are taken for a clock that was set back: those after them
+    are in order again.
     """
 
     z: NDArray[np.float32]
@@ -123,6 +141,7 @@ class Features:
     replay: NDArray[np.float32]
     share: NDArray[np.float32]
     usual_share: NDArray[np.float32]
+    off_grid: NDArray[np.int8]
 
 
 @numba.njit(cache=True, inline="always")
@@ -155,6 +174,37 @@ def _repeated(m, seq, mark):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, inline="always")
+def _on_grid(value, decimals):  # type: ignore[no-untyped-def]
+    scaled = abs(value) * POWERS[decimals]
+    return abs(scaled - math.floor(scaled + 0.5)) <= 1e-14 * scaled  # some roundings of a double
+
+
+@numba.njit(cache=True)
+def _decimals(value):  # type: ignore[no-untyped-def]
+    for decimals in range(MOST_DECIMALS + 1):
+        if _on_grid(value, decimals):
+            return decimals
+    return MOST_DECIMALS + 1
+
+
+@numba.njit(cache=True, inline="always")
+def _finer(m, j, value, young):  # type: ignore[no-untyped-def]
+    """Whether a value has more decimals than its field has; where such values are no exception, they tell how many it has."""
+    if math.isnan(value) or value == 0.0:
+        return False
+    if m.digits[j] == 0:
+        m.digits[j] = 1 + _decimals(value)
+    if m.digits[j] > 1 + MOST_DECIMALS:
+        return False
+    finer = not _on_grid(value, m.digits[j] - 1)
+    m.finer[j] += max(young, 1 / 256) * (finer - m.finer[j])
+    if m.finer[j] > FINER:
+        m.digits[j] = 1 + _decimals(value)
+        m.finer[j] = 0.0
+    return finer
+
+
+@numba.njit(cache=True, inline="always")
 def _known(m, mark):  # type: ignore[no-untyped-def]
     """1 if the last eight ticks that count, in their order, are a passage on record, else 0; one passage in 6 is recorded.
 
@@ -181,6 +231,8 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
     size,
     bid,
     ask,
+    bid_size,
+    ask_size,
     prints,
     memory,
     prior_mean,
@@ -197,18 +249,29 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
     replay,
     share,
     usual_share,
+    off_grid,
 ):
     f = np.empty(F)
     for i in range(rows.shape[0]):
         m = memory[rows[i]]
         first = m.seen == 0
         elapsed = 0.0 if first else (ts[i] - m.ts) / 1e3  # microseconds
+        if elapsed < 0.0:
+            m.late = m.late + 1 if ts[i] >= m.late_ts else 1
+            if m.late > SET_BACK:  # the feed's clock was: what it says now is in order again
+                elapsed = (ts[i] - m.late_ts) / 1e3
+                m.same_time = 0
+                m.seq = -1
+            m.late_ts = ts[i]
+        if elapsed >= 0.0:
+            m.late = 0
         lateness[i] = math.log1p(-elapsed) if elapsed < 0.0 else 0.0
         repeats[i] = 0.0
         pause[i] = np.nan
         replay[i] = np.nan
         share[i] = np.nan
         usual_share[i] = np.nan
+        off_grid[i] = -1
         mark = np.uint64(14695981039346656037)  # FNV-1a
         for j in range(prints.shape[0]):
             mark = (mark ^ prints[j, i]) * np.uint64(1099511628211)
@@ -241,6 +304,7 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
                 m.replay = max(m.replay, _known(m, mark))
         replay[i] = m.replay
         quoted = not (math.isnan(bid[i]) or math.isnan(ask[i]))
+        sized = not (math.isnan(bid_size[i]) or math.isnan(ask_size[i]))
         traded = size[i] > 0.0
         young = 1.0 / (m.seen + 1.0)  # averages start as plain means
         for j, has in enumerate((quoted, traded)):
@@ -248,6 +312,11 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
             m.usual_share[j] += max(young, 1 / 5000) * (has - m.usual_share[j])
         share[i] = m.share
         usual_share[i] = m.usual_share
+        for j, stated in enumerate((price[i], size[i], bid[i], ask[i])):
+            decimals = m.digits[j] - 1
+            if _finer(m, j, stated, young) and off_grid[i, 0] < 0:
+                off_grid[i, 0] = j
+                off_grid[i, 1] = decimals
         f[:] = np.nan
 
         if first:
@@ -279,6 +348,7 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
             f[ALTERNATION] = m.alternation
 
             f[GAP] = math.log1p(elapsed)
+            f[TIME_RUN] = math.log(m.same_time)
             if elapsed > 0.0 and m.usual_gap == 0.0:
                 m.usual_gap = elapsed
             pause[i] = elapsed / (m.usual_gap + 1.0)
@@ -318,13 +388,23 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
                 f[MID_RETURN], _, m.mid_variance, m.mid_move = _in_volatilities(
                     change, m.mid_variance, m.mid_move, max(young, 1 / 500)
                 )
-                m.quote_run = m.quote_run + 1.0 if bid[i] == m.bid and ask[i] == m.ask else 0.0
+                same = bid[i] == m.bid and ask[i] == m.ask
+                m.quote_run = m.quote_run + 1.0 if same else 0.0
                 f[QUOTE_RUN] = math.log1p(m.quote_run)
+                if sized:
+                    same = same and bid_size[i] == m.bid_size and ask_size[i] == m.ask_size
+                    m.book_run = m.book_run + 1.0 if same else 0.0
+                    f[BOOK_RUN] = math.log1p(m.book_run)
             m.bid = bid[i]
             m.ask = ask[i]
         elif first:
             m.bid = np.nan
             m.ask = np.nan
+        if sized:
+            if bid_size[i] + ask_size[i] > 0.0:
+                f[DEPTH] = math.log(bid_size[i] + ask_size[i])
+            m.bid_size = bid_size[i]
+            m.ask_size = ask_size[i]
 
         rate = max(1.0 / (m.seen + 64.0), 1 / 2000)
         for j in range(F):
@@ -351,12 +431,14 @@ def features(ticks: Ticks, rows: NDArray[np.int64], memory: NDArray[np.void], pr
     folded = np.empty(len(ticks), np.bool_)
     lateness, repeats, pause, replay = (np.empty(len(ticks), np.float32) for _ in range(4))
     share, usual_share = np.empty((2, len(ticks), 2), np.float32)
+    off_grid = np.empty((len(ticks), 2), np.int8)
     prints = np.array([np.ascontiguousarray(getattr(ticks, name)).view(np.uint64) for name in NUMBERS])
     _kernel(
-        rows, ticks.ts, ticks.seq, ticks.price, ticks.size, ticks.bid, ticks.ask, prints, memory, prior.mean, prior.std,
-        z, x, observed, mean, std, folded, lateness, repeats, pause, replay, share, usual_share,
+        rows, ticks.ts, ticks.seq, ticks.price, ticks.size, ticks.bid, ticks.ask, ticks.bid_size, ticks.ask_size, prints,
+        memory, prior.mean, prior.std,
+        z, x, observed, mean, std, folded, lateness, repeats, pause, replay, share, usual_share, off_grid,
     )  # fmt: skip
-    return Features(z, x, observed, mean, std, folded, lateness, repeats, pause, replay, share, usual_share)
+    return Features(z, x, observed, mean, std, folded, lateness, repeats, pause, replay, share, usual_share, off_grid)
 
 
 def offline(ticks: Ticks, prior: Prior = NO_PRIOR) -> NDArray[np.float32]:

@@ -50,6 +50,9 @@ TITLES = {
     "price_run": "ticks since the price changed",
     "quote_run": "ticks since the quote changed",
     "alternation": "share of price moves that reverse the one before",
+    "depth": "sizes quoted at the best bid and ask",
+    "book_run": "ticks since the quote or its sizes changed",
+    "time_run": "ticks so far with this time",
 }
 Numbers = list[float | None]
 

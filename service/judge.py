@@ -1,14 +1,15 @@
 """Turns reconstruction errors and features into one calibrated score per tick and a decision: one compiled recursion.
 
-Every feature has a channel for its size (something sudden; of the gap, its length in usual gaps). Those of one tick alone
-have two more: the feature's EW mean (its trend), and the EW mean of how far the autoencoder's reconstruction misses it (its
-misfit), but for those that told no faults from a market's own ways. Lateness, repetition, replay, lack of quotes or of trades
-in a stream that usually has them, and locked quotes are six more. Every channel has a tail model: a threshold u that tracks
-the channel's 98 % quantile and a mean excess over it, the peaks-over-threshold method with a generalised Pareto tail (Siffer et
-al. 2017, "Anomaly Detection in Streams with Extreme Value Theory"). Shapes come from training; u, the mean excess and the
-share of values above u start there and go on adapting to each stream. The most surprising feature, with a part of the next two,
-is the tick's evidence. Its tail model, which makes it a score, is the same for all streams: the channels have adapted already,
-and one that followed the evidence too would learn from faults to expect them.
+Every feature has a channel for its size (something sudden; of the gap, its length in usual gaps; of the run of one time, its
+length over the usual one). Those of one tick alone have two more: the feature's EW mean (its trend), and the EW mean of how
+far the autoencoder's reconstruction misses it (its misfit), but for those that told no faults from a market's own ways.
+Lateness, repetition, replay, lack of quotes or of trades in a stream that usually has them, locked quotes, and values with
+more decimals than usual are seven more. Every channel has a tail model: a threshold u that tracks the channel's 98 % quantile
+and a mean excess over it, the peaks-over-threshold method with a generalised Pareto tail (Siffer et al. 2017, "Anomaly
+Detection in Streams with Extreme Value Theory"). Shapes come from training; u, the mean excess and the share of values above u
+start there and go on adapting to each stream. The most surprising feature, with a part of the next two, is the tick's
+evidence. Its tail model, which makes it a score, is the same for all streams: the channels have adapted already, and one that
+followed the evidence too would learn from faults to expect them.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.features import (
+    BOOK_RUN,
+    DEPTH,
     DEVIATION,
     FEATURES,
     GAP,
@@ -33,6 +36,7 @@ from service.features import (
     SIZE_RUN,
     SPIKE,
     SPREAD,
+    TIME_RUN,
     F,
     Features,
 )
@@ -40,8 +44,8 @@ from service.features import (
 SPEED = 1 / 16  # of the EW means
 FADE = 1 / 4096  # of theirs where a tick lacks the feature: a trade says nothing new of quotes, nor a quote of trades
 # Features that have them. The others are averages already, and the first of some crossed quotes says it all.
-LASTING = (RETURN, MID_RETURN, SPIKE, GAP, SIZE, SIZE_RUN, SPREAD, DEVIATION, PRICE_RUN, QUOTE_RUN)
-TRENDS = (RETURN, SPIKE, GAP, SIZE_RUN, SPREAD, DEVIATION, PRICE_RUN, QUOTE_RUN)
+LASTING = (RETURN, MID_RETURN, SPIKE, GAP, SIZE, SIZE_RUN, SPREAD, DEVIATION, PRICE_RUN, QUOTE_RUN, BOOK_RUN)
+TRENDS = (RETURN, SPIKE, GAP, SIZE_RUN, SPREAD, DEVIATION, PRICE_RUN, QUOTE_RUN, BOOK_RUN)
 MISFITS = (RETURN, MID_RETURN, SPIKE, SIZE, SIZE_RUN, SPREAD, DEVIATION, PRICE_RUN, QUOTE_RUN)
 MISFIT = F + len(TRENDS)  # first channel of the misfits; those of the trends follow the sizes
 LATE = MISFIT + len(MISFITS)  # first channel that is of no feature
@@ -50,7 +54,8 @@ REPLAY = REPEATS + 1
 UNQUOTED = REPLAY + 1
 UNTRADED = UNQUOTED + 1
 LOCKED = UNTRADED + 1
-C = LOCKED + 1
+OFF_GRID = LOCKED + 1
+C = OFF_GRID + 1
 CHANNELS = (
     *FEATURES,
     *(f"{FEATURES[j]}_trend" for j in TRENDS),
@@ -61,13 +66,15 @@ CHANNELS = (
     "unquoted",
     "untraded",
     "locked",
+    "off_grid",
 )
 FEATURE_OF = np.array([*range(F), *TRENDS, *MISFITS])  # of each channel below LATE
 TREND_OF = np.array([F + TRENDS.index(j) if j in TRENDS else -1 for j in range(F)])  # channel, -1 where there is none
 MISFIT_OF = np.array([MISFIT + MISFITS.index(j) if j in MISFITS else -1 for j in range(F)])
 SIDE = np.zeros(LATE)  # 1 where only what is above its mean is a fault, -1 below
 SIDE[FEATURE_OF == SPREAD] = 1  # narrow ones harm nobody
-SIDE[TREND_OF[[SIZE_RUN, PRICE_RUN]]] = 1  # nor do short runs
+SIDE[DEPTH] = 1  # small sizes at the best quotes are ordinary, and would hide the large ones
+SIDE[TREND_OF[[SIZE_RUN, PRICE_RUN, BOOK_RUN]]] = 1  # short runs harm nobody either
 SIDE[TREND_OF[GAP]] = -1  # how slow ticks come, the pause says
 
 TAIL = 0.02  # share of a channel's values that is modelled as its tail
@@ -201,8 +208,8 @@ def _adapt(memory, c, value, weight, rate, floor):  # type: ignore[no-untyped-de
 
 @numba.njit(cache=True, nogil=True)
 def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recursion, read top to bottom)
-    rows, offset, z, observed, x, expected, folded, lateness, repeats, pause, replay, share,
-    usual_share, memory, level, excess, shape, least, threshold,
+    rows, offset, z, observed, mean, x, expected, folded, lateness, repeats, pause, replay, share,
+    usual_share, off_grid, memory, level, excess, shape, least, threshold,
     score, alert, phase, incident, evidence, tails, trend, misfit, values,
 ):  # fmt: skip
     value = np.empty(C)
@@ -236,8 +243,11 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
             value[REPLAY] = replay[i]
             value[UNQUOTED] = _lack(share[i, 0], usual_share[i, 0])
             value[UNTRADED] = _lack(share[i, 1], usual_share[i, 1])
+            if not math.isnan(observed[i, TIME_RUN]):
+                value[TIME_RUN] = max(observed[i, TIME_RUN] - mean[i, TIME_RUN], 0.0)
             if not math.isnan(observed[i, SPREAD]):
                 value[LOCKED] = 1.0 if observed[i, SPREAD] == 0.0 else 0.0
+            value[OFF_GRID] = 1.0 if off_grid[i, 0] >= 0 else 0.0
         trend[i] = m.trend
         misfit[i] = m.misfit
 
@@ -325,8 +335,8 @@ class Judge:
             np.empty((n, len(LASTING)), np.float32),
         )
         _kernel(
-            rows, offset, found.z, found.observed, found.x, expected, found.folded, found.lateness, found.repeats, found.pause,
-            found.replay, found.share, found.usual_share,
+            rows, offset, found.z, found.observed, found.mean, found.x, expected, found.folded, found.lateness, found.repeats,
+            found.pause, found.replay, found.share, found.usual_share, found.off_grid,
             memory, self._level, self._excess, self._shape, self._least, self.threshold,
             verdicts.score, verdicts.alert, verdicts.phase, verdicts.incident, verdicts.evidence, verdicts.tails,
             verdicts.trend, verdicts.misfit,

@@ -34,6 +34,7 @@ from training.scoreboard import (
     rows,
     stream_table,
 )
+from training.unseen import unseen
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,13 @@ def assess(
     output: Path,
     console: Console,
     clean: int = CLEAN_ROWS,
+    leave_one_out: bool = False,
 ) -> Assessed:
     """Evaluate models on the tick file or folder `data` with injected anomalies; `output` gets the report and results.json.
 
     Injection seeds are 1 to `injections`; `budget` is the promised one that is tabulated; the first `clean` ticks of each
-    stream hold no anomaly. Raises TickwatchError, and Interrupted on Ctrl-C.
+    stream hold no anomaly. With `leave_one_out` each stream is judged by what was learned from the others. Raises
+    TickwatchError, and Interrupted on Ctrl-C.
     """
     began = time.monotonic()
     _prepare(output)
@@ -68,13 +71,19 @@ def assess(
     streams, why_not = usable(history.streams, seeds, clean)
     for reason in why_not:
         console.print(f"left out: {reason}", markup=False, highlight=False)
-    if baselines:
-        candidates += learned(streams, console)
     if opened:
         warm_up(opened[0])
     budgets = sorted({*PROMISES, budget})
-    runs = benchmark(candidates, streams, seeds, budgets, console, clean)
-    written(runs, _words(opened, history, streams, runs, injections), budget).write(output)
+    if leave_one_out:
+        by_id = {model.id: model for model in opened}
+        models_of = [(candidate, by_id[candidate.name]) for candidate in candidates]
+        runs = unseen(models_of, baselines, history, streams, seeds, budgets, output / "runs", console, clean)
+        opened = []
+    else:
+        if baselines:
+            candidates += learned(streams, console)
+        runs = benchmark(candidates, streams, seeds, budgets, console, clean)
+    written(runs, _words(opened, history, streams, runs, injections, leave_one_out), budget).write(output)
     save(runs, history, output)
     return Assessed(len(runs), time.monotonic() - began)
 
@@ -116,7 +125,12 @@ def written(runs: Sequence[Run], words: Sequence[str], budget: float) -> Report:
 
 
 def _words(
-    models: Sequence[Model], history: History, streams: Sequence[Ticks], runs: Sequence[Run], injections: int
+    models: Sequence[Model],
+    history: History,
+    streams: Sequence[Ticks],
+    runs: Sequence[Run],
+    injections: int,
+    leave_one_out: bool,
 ) -> list[str]:
     of_one = [run for run in runs if run.candidate == runs[0].candidate]
     events = sum(len(run.result.events) for run in of_one)
@@ -128,6 +142,11 @@ def _words(
         ),
         *method(),
     ]
+    if leave_one_out:
+        words.append(
+            "No detector has seen the stream that it is judged on: models were trained anew for each, with the cell, sizes and"
+            " seed of those given, on all other streams, and baselines that learn from history learned from those."
+        )
     for model in models:
         same = model.card.data_fingerprint == history.fingerprint
         learned_from = (

@@ -19,12 +19,13 @@ from scipy.stats import genpareto
 
 from service import autoencoder, features, judge
 from service.card import Population
-from service.features import GAP, NO_PRIOR, F, Features, Prior
+from service.features import GAP, NO_PRIOR, TIME_RUN, F, Features, Prior
 from service.judge import (
     CHANNELS,
     EVIDENCE_TAIL,
     LATE,
     LOCKED,
+    OFF_GRID,
     REPEATS,
     REPLAY,
     TAIL,
@@ -175,12 +176,14 @@ class _Tail(NamedTuple):
 # Channels that mean the same in every feed, and of which history tells too little or, with its nights, the wrong thing.
 GIVEN = {
     GAP: _Tail(14.0, 14.0, MOST_SHAPE),  # in usual gaps; at its least 1 in 1,000 are over 34 and 1 in 10,000 over 61
+    TIME_RUN: _Tail(2.3, 0.5, MOST_SHAPE),  # ten times the usual number of ticks
     LATE: _Tail(0.7, 0.7, 0.0),  # e^0.7 us, so that a millisecond is already unusual
     REPEATS: _Tail(0.12, 0.18, MOST_SHAPE),
     REPLAY: _Tail(0.16, 0.16, 0.0),  # which is 1: an odd thing by itself where it never was
     UNQUOTED: _Tail(0.7, 0.7, 0.0),
     UNTRADED: _Tail(0.7, 0.7, 0.0),
     LOCKED: _Tail(0.16, 0.16, 0.0),
+    OFF_GRID: _Tail(0.16, 0.16, 0.0),
 }
 TYPICAL_EVIDENCE = _Tail(4.0, 1 / math.log(10), 0.0)  # until it is measured: that of exact -log10 probabilities
 

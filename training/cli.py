@@ -194,6 +194,15 @@ def evaluate(
     budget: Annotated[
         float, typer.Option("--budget", help="Alert budget whose promise is tabulated.", min=0.1, max=10_000)
     ] = 20.0,
+    leave_one_out: Annotated[
+        bool,
+        typer.Option(
+            "--leave-one-out",
+            help="Judge each stream by models like those given, trained anew on the other streams: how well is a stream"
+            " watched that no training has seen? One training for each model and stream, kept in OUTPUT/runs; given again, it"
+            " goes on.",
+        ),
+    ] = False,
 ) -> None:
     """Measure how well detectors find anomalies injected into real ticks (needs the extra `training`)."""
     try:
@@ -202,7 +211,8 @@ def evaluate(
         raise TickwatchError(MISSING.format(error.name)) from error
     if not model and not baselines:
         raise TickwatchError("there is nothing to evaluate; give --model, --baselines, or both")
-    done = assess(data, model or [], baselines, injections, budget, output, Console(stderr=True))
+    console = Console(stderr=True)
+    done = assess(data, model or [], baselines, injections, budget, output, console, leave_one_out=leave_one_out)
     typer.echo(f"wrote {output / 'report.html'}: runs={done.runs} seconds={done.seconds:.0f}")
 
 

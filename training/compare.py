@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +16,6 @@ from rich.console import Console
 
 from service.autoencoder import Model, load
 from service.card import CellKind
-from service.errors import TickwatchError
 from service.features import F, Prior, offline
 from service.scorer import warm_up
 from training.assess import contestants, save
@@ -26,7 +25,7 @@ from training.fit import CHECKPOINT, Epoch, Interrupted, Settings
 from training.history import History, read_history
 from training.inject import CLEAN_ROWS
 from training.memory import reach, recall
-from training.train import code_revision, train
+from training.trainings import Kept, keep, kept, trained
 
 REACH: Final = 200  # ticks over which gradients are followed
 BLOCKS: Final = ((1, 1), (1, 256), (256, 1))  # steps and streams of one call, as the service makes them
@@ -45,16 +44,6 @@ class Plan:
     injections: int = 3
     memory_steps: int = 300
     clean: int = CLEAN_ROWS
-
-
-class Kept(msgspec.Struct, frozen=True):
-    """What is remembered of a finished training, so that it need not be done again: CPU seconds, also of its parts that
-    were interrupted, and the share of bits recalled after 1 to LONGEST steps, None until that task is done.
-    """
-
-    cpu_seconds: float
-    finished: bool
-    recalled: list[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -100,7 +89,7 @@ def compare(data: Path, plan: Plan, output: Path, console: Console) -> Compared:
         for seed in range(1, plan.seeds + 1)
     ]
     for settings, folder in folders:
-        _train(settings, folder, history, console)
+        trained(settings, folder, history, console)
     _recall(folders, plan, console)
     try:
         with console.status("timing the cells"):
@@ -114,47 +103,9 @@ def compare(data: Path, plan: Plan, output: Path, console: Console) -> Compared:
     return Compared(history, trials, runs)
 
 
-def _train(settings: Settings, folder: Path, history: History, console: Console) -> None:
-    """Train in this folder unless that is done; go on where it was interrupted."""
-    kept = _kept(folder)
-    if (folder / "settings.json").exists():
-        _check(folder, settings, history)
-    if kept.finished:
-        return
-    console.print(f"training {folder.name}", markup=False, highlight=False)
-    began = time.process_time()
-    finished = False
-    try:
-        train(lambda: history, folder / "model.onnx", settings, folder, (folder / CHECKPOINT).exists(), console)
-        finished = True
-    except Interrupted:
-        raise Interrupted(f"stopped while {folder.name} was learning; the same command goes on") from None
-    finally:
-        if folder.exists():
-            _keep(folder, Kept(kept.cpu_seconds + time.process_time() - began, finished))
-
-
-def _check(folder: Path, settings: Settings, history: History) -> None:
-    """Refuse a folder in which something else was trained. Raises TickwatchError."""
-    record = msgspec.json.decode((folder / "settings.json").read_bytes())
-    wanted = {"settings": asdict(settings), "data_fingerprint": history.fingerprint, "code_revision": code_revision()}
-    for name, what in (("settings", "settings"), ("data_fingerprint", "data"), ("code_revision", "code")):
-        if record[name] != wanted[name]:
-            raise TickwatchError(f"{folder} holds a training with other {what}; remove it, or give another --output")
-
-
-def _kept(folder: Path) -> Kept:
-    path = folder / "kept.json"
-    return msgspec.json.decode(path.read_bytes(), type=Kept) if path.exists() else Kept(0.0, False)
-
-
-def _keep(folder: Path, kept: Kept) -> None:
-    (folder / "kept.json").write_bytes(msgspec.json.encode(kept))
-
-
 def _recall(folders: Sequence[tuple[Settings, Path]], plan: Plan, console: Console) -> None:
     """The memory task of every cell and seed for which it is not done."""
-    left = [(settings, folder) for settings, folder in folders if _kept(folder).recalled is None]
+    left = [(settings, folder) for settings, folder in folders if kept(folder).recalled is None]
     with progress(console) as bar:
         task = bar.add_task("", total=len(left) * plan.memory_steps)
         try:
@@ -163,7 +114,7 @@ def _recall(folders: Sequence[tuple[Settings, Path]], plan: Plan, console: Conso
                 recalled = recall(
                     settings.cell, settings.hidden, settings.seed, plan.memory_steps, progress=lambda: bar.advance(task)
                 )
-                _keep(folder, msgspec.structs.replace(_kept(folder), recalled=recalled))
+                keep(folder, msgspec.structs.replace(kept(folder), recalled=recalled))
                 bar.console.print(f"memory of {folder.name} is measured", markup=False, highlight=False)
         except KeyboardInterrupt:
             raise Interrupted("stopped in the memory task; the same command goes on after what is finished") from None
@@ -171,14 +122,14 @@ def _recall(folders: Sequence[tuple[Settings, Path]], plan: Plan, console: Conso
 
 def _trial(settings: Settings, folder: Path, history: History) -> Trial:
     model = load(folder / "model.onnx")
-    kept = torch.load(folder / CHECKPOINT, weights_only=True)
+    checkpoint = torch.load(folder / CHECKPOINT, weights_only=True)
     network = Autoencoder(F, settings.cell, settings.hidden, settings.bottleneck)
-    network.load_state_dict(kept["best"])
+    network.load_state_dict(checkpoint["best"])
     return Trial(
         model=model,
-        epochs=[Epoch(**epoch) for epoch in kept["epochs"]],
+        epochs=[Epoch(**epoch) for epoch in checkpoint["epochs"]],
         parameters=sum(weight.numel() for weight in network.parameters()),
-        kept=_kept(folder),
+        kept=kept(folder),
         call_us=[call_us(model, steps, streams) for steps, streams in BLOCKS],
         reach=reach(network.eval(), _held_out(model, settings, history))[: REACH + 1],
     )

@@ -96,6 +96,48 @@ def test_a_locked_quote_is_told_as_such() -> None:
     assert "bid equals ask" in [r.text for r in reasons(scored, AT)]
 
 
+def test_a_price_off_the_grid_is_told_with_the_decimals_that_are_usual() -> None:
+    cents = replace(CALM, price=np.round(CALM.price, 2))
+    price = cents.price[AT] + 0.00123
+    scored = Scorer(MODEL, 20).score(with_numbers(cents, AT, price=price))
+    told = next(r for r in reasons(scored, AT) if r.feature == "off_grid")
+    assert told.text == f"price {price:.15g} has more decimals than the 2 that are usual"
+    assert (told.observed, told.expected) == (price, cents.price[AT])
+
+
+ROWS = np.arange(len(CALM))
+STILL = np.where(ROWS < AT - 200, 100.0 + ROWS % 7, 100.0)
+
+
+@pytest.mark.parametrize(
+    ("ticks", "feature", "words"),
+    [
+        (
+            replace(CALM, bid_size=np.where(ROWS < AT, STILL, 1e6), ask_size=STILL),
+            "depth",
+            "quoted at the best bid and ask",
+        ),
+        (
+            replace(CALM, bid=CALM.bid[0] + (STILL - 100) / 100, ask=CALM.ask[0], bid_size=STILL, ask_size=STILL),
+            "book_run",
+            "quote and its sizes unchanged for",
+        ),
+        (
+            replace(CALM, ts=np.where(ROWS < AT - 100, CALM.ts, CALM.ts[AT - 100])),
+            "time_run",
+            "ticks with the same time",
+        ),
+    ],
+)
+def test_sizes_quoted_a_book_that_stands_still_and_a_clock_that_does_are_told_as_such(
+    ticks: Ticks, feature: str, words: str
+) -> None:
+    quoted = replace(ticks, ask=np.broadcast_to(ticks.ask, len(ticks)).copy())
+    told = next(r for r in reasons(Scorer(MODEL, 20).score(quoted), AT) if r.feature == feature)
+    assert words in told.text
+    assert told.observed > 10 * told.expected
+
+
 GONE = np.where(np.arange(len(CALM)) < AT, 1.0, np.nan)
 
 

@@ -11,7 +11,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from service.features import CLIP, FEATURES, MEMORY, NO_PRIOR, SPREAD, F, Features, features, offline
+from service.features import (
+    BOOK_RUN,
+    CLIP,
+    DEPTH,
+    FEATURES,
+    GRID,
+    MEMORY,
+    NO_PRIOR,
+    QUOTE_RUN,
+    SET_BACK,
+    SPREAD,
+    TIME_RUN,
+    F,
+    Features,
+    features,
+    offline,
+)
 from service.ticks import NO_SEQ, Ticks
 from tests.samples import every, random_ticks, with_numbers
 
@@ -63,7 +79,7 @@ def test_missing_quotes_and_sizes_are_missing_features_and_nothing_else() -> Non
     bare = replace(ONE, size=blank, bid=blank, ask=blank, bid_size=blank, ask_size=blank)
     found = run(bare)
     known = {FEATURES[i] for i in np.flatnonzero(~np.isnan(found.z[10:]).all(axis=0))}
-    assert known == {"return", "spike", "momentum", "volatility", "gap", "rate", "price_run", "alternation"}
+    assert known == {"return", "spike", "momentum", "volatility", "gap", "rate", "price_run", "alternation", "time_run"}
     assert np.isfinite(found.x).all()
 
 
@@ -88,6 +104,45 @@ def test_a_late_tick_is_measured_and_moves_nothing() -> None:
     without = run(ONE.take(rest))
     assert np.array_equal(found.z[rest], without.z, equal_nan=True)
     assert len(offline(replace(ONE, ts=late))) == len(ONE) - 1
+
+
+@pytest.mark.parametrize("late", [SET_BACK, SET_BACK + 1])
+def test_a_clock_that_was_set_back_is_followed_after_some_ticks_and_late_ones_before_that_move_nothing(
+    late: int,
+) -> None:
+    at = 1000
+    ts = ONE.ts.copy()
+    ts[at : at + late] -= 3600 * 10**9
+    found = run(replace(ONE, ts=ts))
+    assert not found.folded[at : at + SET_BACK].any()
+    if late == SET_BACK:
+        rest = np.delete(np.arange(len(ONE)), np.s_[at : at + late])
+        assert np.array_equal(found.z[rest], run(ONE.take(rest)).z, equal_nan=True)
+    else:
+        adopted, back = at + SET_BACK, at + SET_BACK + 1
+        assert found.folded[adopted:].all()
+        usual = np.diff(ONE.ts[:at]).mean()
+        assert found.pause[adopted] == pytest.approx((ts[adopted] - ts[adopted - 1]) / usual, rel=0.2)
+        assert found.pause[back] == pytest.approx(3600e9 / usual, rel=0.2)
+
+
+def test_a_time_far_ahead_blinds_a_stream_for_some_ticks_and_not_until_that_time_comes() -> None:
+    at = 1000
+    ts = ONE.ts.copy()
+    ts[at] += 86_400 * 10**9
+    found = run(replace(ONE, ts=ts))
+    assert found.folded[: at + 1].all()
+    assert np.flatnonzero(~found.folded).tolist() == list(range(at + 1, at + 1 + SET_BACK))
+
+
+def test_late_ticks_that_come_between_others_or_in_no_order_set_no_clock_back() -> None:
+    ts = ONE.ts.copy()
+    ts[1000:1200:2] -= 3600 * 10**9
+    ts[1500:1600] = ts[1500:1600][::-1] - 3600 * 10**9
+    found = run(replace(ONE, ts=ts))
+    assert not found.folded[1000:1200:2].any()
+    assert found.folded[1001:1200:2].all()
+    assert not found.folded[1500:1600].any()
 
 
 def test_a_pause_is_measured_in_usual_gaps_and_a_long_one_hardly_changes_what_is_usual() -> None:
@@ -188,6 +243,66 @@ def test_a_crossed_quote_is_negative_and_a_wide_one_positive() -> None:
     wide = run(with_numbers(ONE, at, bid=middle - 0.2, ask=middle + 0.2))
     assert crossed.observed[at, SPREAD] < 0
     assert wide.z[at, SPREAD] > 3
+
+
+def test_what_is_quoted_at_the_best_prices_is_the_depth() -> None:
+    sized = replace(ONE, bid_size=np.full(len(ONE), 300.0), ask_size=np.full(len(ONE), 200.0))
+    found = run(with_numbers(sized, 50, ask_size=9700.0)).observed[:, DEPTH]
+    assert found[49:52] == pytest.approx(np.log([500, 10_000, 500]))
+    assert np.isnan(run(with_numbers(sized, 50, bid_size=0.0, ask_size=0.0)).observed[50, DEPTH])
+
+
+def test_a_book_stands_still_where_prices_and_sizes_do() -> None:
+    rows = np.arange(len(ONE))
+    still = replace(
+        ONE,
+        bid=np.full(len(ONE), 99.0),
+        ask=np.full(len(ONE), 100.0),
+        bid_size=1.0 + rows // 10,
+        ask_size=np.full(len(ONE), 5.0),
+    )
+    found = run(still).observed[1:]
+    assert np.expm1(found[:, QUOTE_RUN]) == pytest.approx(rows[1:], rel=1e-4)
+    assert np.expm1(found[:, BOOK_RUN]) == pytest.approx(rows[1:] % 10, abs=1e-4)
+
+
+def test_ticks_of_one_time_are_counted() -> None:
+    found = run(replace(ONE, ts=10**9 * (np.arange(len(ONE)) // 20))).observed[1:, TIME_RUN]
+    assert np.exp(found) == pytest.approx(1 + np.arange(1, len(ONE)) % 20, rel=1e-4)
+
+
+def off_grid(ticks: Ticks) -> dict[int, tuple[str, int]]:
+    """Tick -> the field whose value has more decimals than usual, and how many are."""
+    found = run(ticks).off_grid
+    return {i: (GRID[found[i, 0]], int(found[i, 1])) for i in np.flatnonzero(found[:, 0] >= 0).tolist()}
+
+
+CENTS = replace(
+    ONE, price=np.round(ONE.price, 2), size=np.round(ONE.size), bid=np.round(ONE.bid, 2), ask=np.round(ONE.ask, 2)
+)
+
+
+@pytest.mark.parametrize(("field", "value", "decimals"), [("price", 100.125, 2), ("size", 0.5, 0), ("ask", 100.001, 2)])
+def test_a_value_with_more_decimals_than_its_field_has_is_off_the_grid(field: str, value: float, decimals: int) -> None:
+    early = {i for i in off_grid(CENTS) if i >= 100}  # the first values still tell how many a field has
+    assert not early
+    assert off_grid(with_numbers(CENTS, 1500, **{field: value}))[1500] == (field, decimals)
+    other_rounding = CENTS.price[1500] / 3 * 3 * (1 + 2**-52)
+    assert other_rounding != CENTS.price[1500]
+    assert 1500 not in off_grid(with_numbers(CENTS, 1500, price=other_rounding))
+
+
+def test_a_feed_that_changes_its_grid_or_has_none_is_taken_as_it_is() -> None:
+    rows = np.arange(len(ONE))
+    tenths_of_a_cent = replace(
+        CENTS, price=np.where(rows < 1500, CENTS.price, np.round(CENTS.price + rows % 10 / 1000, 3))
+    )
+    found = [i for i in off_grid(tenths_of_a_cent) if i >= 100]
+    assert len(found) > 10
+    assert found[0] >= 1500
+    assert found[-1] < 1600
+    of_single_precision = (CENTS.price + 1 / 3).astype(np.float32).astype(np.float64)
+    assert not [i for i in off_grid(replace(CENTS, price=of_single_precision)) if i >= 100]
 
 
 def test_the_autoencoder_sees_clipped_numbers_and_zero_for_missing_ones() -> None:

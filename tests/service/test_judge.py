@@ -11,7 +11,21 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.signal import lfilter
 
-from service.features import CLIP, DEVIATION, GAP, MOMENTUM, PRICE_RUN, RETURN, SIZE, SIZE_RUN, SPREAD, F, Features
+from service.features import (
+    CLIP,
+    DEPTH,
+    DEVIATION,
+    GAP,
+    MOMENTUM,
+    PRICE_RUN,
+    RETURN,
+    SIZE,
+    SIZE_RUN,
+    SPREAD,
+    TIME_RUN,
+    F,
+    Features,
+)
 from service.judge import (
     CHANNELS,
     FEATURE_OF,
@@ -22,6 +36,7 @@ from service.judge import (
     MEMORY,
     MISFIT_OF,
     NONE,
+    OFF_GRID,
     OPENED,
     QUIET,
     TREND_OF,
@@ -38,8 +53,8 @@ THRESHOLD = 3.7
 CALIBRATION = Calibration(
     list(CHANNELS),
     # 98 % quantiles of |N(0, 1)| and of its EW means; 99 % quantile of the evidence that such noise gives
-    level=[2.3] * F + [0.42] * (LATE - F) + [2.3] * (LOCKED - LATE) + [0.16, 3.8],
-    excess=[0.4] * F + [0.07] * (LATE - F) + [0.4] * (LOCKED - LATE) + [0.16, 0.2],
+    level=[2.3] * F + [0.42] * (LATE - F) + [2.3] * (LOCKED - LATE) + [0.16, 0.16, 3.9],
+    excess=[0.4] * F + [0.07] * (LATE - F) + [0.4] * (LOCKED - LATE) + [0.16, 0.16, 0.29],
     shape=[0.05] * (C + 1),
 )
 
@@ -57,11 +72,14 @@ def judged(
     quoted: NDArray[np.bool_] | None = None,
     usual: float = 1.0,
     locked: NDArray[np.bool_] | None = None,
+    finer: NDArray[np.bool_] | None = None,
+    same_time: NDArray[np.float32] | None = None,
 ) -> Verdicts:
     """Verdicts on features `z` of one stream; the autoencoder expects the same of each at every tick.
 
     `quoted` tells which ticks have a quote, all if None; `usual` is the share that usually does. `locked` tells which quotes have
-    no spread, none if None.
+    no spread, and `finer` which prices have more decimals than usual; none if None. `same_time` is how many ticks so far have
+    the time of each, of which 1 is usual.
     """
     n = len(z)
     share = np.full((n, 2), usual, np.float32)
@@ -71,10 +89,14 @@ def judged(
     blank, observed = np.zeros((n, F), np.float32), np.ones((n, F), np.float32)
     if locked is not None:
         observed[locked, SPREAD] = 0.0
+    observed[:, TIME_RUN] = 0.0 if same_time is None else np.log(same_time)
+    off_grid = np.full((n, 2), -1, np.int8)
+    if finer is not None:
+        off_grid[finer] = 0, 2
     late = np.zeros(n, np.float32) if lateness is None else lateness
     x = np.clip(np.nan_to_num(z), -CLIP, CLIP).astype(np.float32)
     none = np.zeros(n, np.float32)
-    found = Features(z, x, observed, blank, blank, late == 0.0, late, none, none, none, share, usual_share)
+    found = Features(z, x, observed, blank, blank, late == 0.0, late, none, none, none, share, usual_share, off_grid)
     table = np.zeros(1, MEMORY) if memory is None else memory
     offset = np.arange(first_offset, first_offset + n)
     return Judge(CALIBRATION, THRESHOLD).judge(
@@ -194,6 +216,31 @@ def test_a_bid_that_equals_the_ask_is_strange_only_where_it_seldom_does() -> Non
     assert usual.max() < 2.0
 
 
+def test_a_price_with_more_decimals_is_strange_only_where_prices_seldom_have_them() -> None:
+    finer = np.zeros(9000, np.bool_)
+    finer[8500] = True
+    often = finer | (np.random.default_rng(1).random(9000) < 0.1)
+    seldom, usual = (judged(noise(9000), finer=which).tails[8500, OFF_GRID] for which in (finer, often))
+    assert seldom > 5.0
+    assert usual < 2.0
+
+
+def test_many_ticks_of_one_time_are_strange_and_a_few_are_not() -> None:
+    same_time = np.ones(9000, np.float32)
+    same_time[8500:8530] = np.arange(1, 31)
+    tails = judged(noise(9000), same_time=same_time).tails[8500:8530, TIME_RUN]
+    assert tails[2] < 2.0
+    assert tails[29] > 4.0
+
+
+def test_large_sizes_at_the_best_quotes_are_strange_and_small_ones_are_not() -> None:
+    z = noise(9000)
+    z[8500, DEPTH], z[8600, DEPTH] = 8.0, -8.0
+    tails = judged(z).tails[:, DEPTH]
+    assert tails[8500] > 5.0
+    assert tails[8600] == 0.0
+
+
 @pytest.mark.parametrize(("feature", "harmless"), [(SPREAD, -1.0), (GAP, 1.0), (PRICE_RUN, -1.0)])
 def test_narrow_spreads_slow_ticks_and_short_runs_that_last_are_no_trend(feature: int, harmless: float) -> None:
     bad, good = noise(9000), noise(9000)
@@ -260,8 +307,10 @@ def test_any_split_into_batches_gives_the_same_bits(cuts: list[int]) -> None:
 def test_a_higher_threshold_never_raises_the_number_of_incidents_by_more_than_adaptation_does() -> None:
     z = noise(30_000) * np.float32(1.0)
     blank = np.zeros_like(z)
-    shares = np.ones((2, len(z), 2), np.float32)
-    found = Features(z, z, blank, blank, blank, np.ones(len(z), np.bool_), *np.zeros((4, len(z)), np.float32), *shares)
+    shares, none = np.ones((2, len(z), 2), np.float32), np.full((len(z), 2), -1, np.int8)
+    found = Features(
+        z, z, blank, blank, blank, np.ones(len(z), np.bool_), *np.zeros((4, len(z)), np.float32), *shares, none
+    )
     opened = []
     for threshold in (2.5, 3.0, 4.0):
         verdicts = Judge(CALIBRATION, threshold).judge(

@@ -64,6 +64,12 @@ def test_what_history_does_not_have_is_found_although_its_nights_are_long(random
         "repeated ticks": ticks.take(again),
         "late ticks": ticks.take(late),
         "locked quotes": replace(ticks, bid=np.where(rows < 30_000, ticks.bid, ticks.ask)),
+        "a clock that stands still": replace(
+            ticks, ts=np.where((rows < 30_000) | (rows >= 30_060), ticks.ts, ticks.ts[30_000])
+        ),
+        "prices off the grid": replace(
+            ticks, price=ticks.price + np.where((rows >= 30_000) & (rows < 30_003), 0.00123, 0)
+        ),
         "a replay": replace(ticks.take(replayed), ts=with_nights(random_ticks(len(replayed), streams=1, seed=5)).ts),
     }
     for fault, faulty in faults.items():
