@@ -84,12 +84,14 @@ STRANGE = 3.0  # score from which the QUIET ticks after one teach little: an ano
 LITTLE = 0.02
 YOUNG = 5_000.0  # ticks of a new stream over which strange ones teach too, less and less: its tails are still those of others
 PRIOR_TICKS = 100.0  # weight, in ticks, of the calibration's share of values above the level
-PRIOR_EXCESSES = 100.0  # weight, in values above the level, of the calibration's mean excess
+# Weight, in values above the level, of the calibration's mean excess: a new stream's, what each of its ticks adds, and an
+# old one's. What exceeds the level in a new stream are its ways; in an old one, where it hardly ever happens, they are faults.
+PRIOR_EXCESSES = (10.0, 0.01, 100.0)
 LEVEL_TICKS = (400.0, 50_000)  # memory of a level: a new stream's, and an old one's, in ticks
 LEAST_EXCESS = 0.6  # of the calibration's mean excess: without a floor bounded features would alarm for ever
 LEAST_MISFIT = 1.0  # the same for misfits: what the network finds hard elsewhere it may find hard here
 MOST_BEYOND = 6.0  # mean excesses that one value may teach
-WARM_UP = 256  # ticks over which a new stream's score grows to full strength
+WARM_UP = 1000  # ticks over which a new stream's score grows to full strength
 SUPPORT = 0.2  # of its surprise is what the second and the third feature add to that of the first
 LEAST_LACK = 0.2  # share of ticks that may always lack a quote or a trade: the first one that does so is no fault
 ALONE = 1.3  # how much a late or repeated tick's surprise counts: it has no features that could support it
@@ -193,13 +195,13 @@ def _lack(share, usual):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, inline="always")
-def _adapt(memory, c, value, weight, rate, floor):  # type: ignore[no-untyped-def]
+def _adapt(memory, c, value, weight, rate, prior, floor):  # type: ignore[no-untyped-def]
     """Move one channel's level towards its 1 - TAIL quantile (Robbins & Monro 1951) and its mean excess towards the truth."""
     level, excess = memory.level[c], memory.excess[c]
     if value > level:
         memory.over[c] += weight
         beyond = min(value - level, MOST_BEYOND * excess)
-        memory.excess[c] = max(excess + weight * (beyond - excess) / (memory.over[c] + PRIOR_EXCESSES), floor)
+        memory.excess[c] = max(excess + weight * (beyond - excess) / (memory.over[c] + prior), floor)
         level += rate * excess * (1.0 / TAIL - 1.0)
     else:
         level -= rate * excess
@@ -269,9 +271,10 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
         if m.strange > 0 or (strange and not folded[i]):
             weight *= max(LITTLE, 1.0 - m.seen / YOUNG)
         rate = weight / (min(m.seen, LEVEL_TICKS[1]) + LEVEL_TICKS[0])
+        prior = min(PRIOR_EXCESSES[0] + PRIOR_EXCESSES[1] * m.seen, PRIOR_EXCESSES[2])
         for c in range(C):
             if not math.isnan(value[c]):
-                _adapt(m, c, value[c], weight, rate, least[c])
+                _adapt(m, c, value[c], weight, rate, prior, least[c])
         if folded[i]:  # so that ticks that come again change no later score of the others
             m.seen += 1
             m.strange = QUIET if strange else max(m.strange - 1, 0)
