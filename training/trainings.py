@@ -57,7 +57,8 @@ def trained(settings: Settings, folder: Path, history: History, console: Console
         raise Interrupted(f"stopped while {folder.name} was learning; the same command goes on") from None
     finally:
         if folder.exists():
-            keep(folder, Kept(before.cpu_seconds + time.process_time() - began, finished))
+            spent = before.cpu_seconds + time.process_time() - began
+            keep(folder, msgspec.structs.replace(before, cpu_seconds=spent, finished=finished))
     return model
 
 
