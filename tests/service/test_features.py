@@ -258,7 +258,7 @@ def test_a_book_stands_still_where_prices_and_sizes_do() -> None:
         ONE,
         bid=np.full(len(ONE), 99.0),
         ask=np.full(len(ONE), 100.0),
-        bid_size=1.0 + rows // 10,
+        bid_size=(1 + rows // 10).astype(np.float64),
         ask_size=np.full(len(ONE), 5.0),
     )
     found = run(still).observed[1:]
