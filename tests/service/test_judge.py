@@ -311,10 +311,10 @@ def test_any_split_into_batches_gives_the_same_bits(cuts: list[int]) -> None:
 def test_a_higher_threshold_never_raises_the_number_of_incidents_by_more_than_adaptation_does() -> None:
     z = noise(30_000) * np.float32(1.0)
     blank = np.zeros_like(z)
-    shares, none = np.ones((2, len(z), 2), np.float32), np.full((len(z), 2), -1, np.int8)
-    found = Features(
-        z, z, blank, blank, blank, np.ones(len(z), np.bool_), *np.zeros((4, len(z)), np.float32), *shares, none
-    )
+    zeros, share = np.zeros(len(z), np.float32), np.ones((len(z), 2), np.float32)
+    off_grid = np.full((len(z), 2), -1, np.int8)
+    folded = np.ones(len(z), np.bool_)
+    found = Features(z, z, blank, blank, blank, folded, zeros, zeros, zeros, zeros, share, share, off_grid)
     opened = []
     for threshold in (2.5, 3.0, 4.0):
         verdicts = Judge(CALIBRATION, threshold).judge(
