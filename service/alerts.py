@@ -11,7 +11,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from service.features import FEATURES, GRID, SPREAD, F
+from service.features import FEATURES, SPREAD, F
+from service.grid import GRID
 from service.judge import CHANNELS, FEATURE_OF, LASTING, LATE, MISFIT_OF, PHASES, TREND_OF
 from service.logs import Output
 from service.scorer import Scored

@@ -14,6 +14,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from service.grid import GRID, finer
 from service.ticks import NUMBERS, Ticks
 
 FEATURE_SET = "tick-19-h"  # changes whenever a feature or the memory below changes meaning
@@ -42,13 +43,9 @@ F = len(FEATURES)
 RETURN, MID_RETURN, SPIKE, MOMENTUM, VOLATILITY, GAP, RATE, SIZE = range(8)
 SIZE_RUN, SPREAD, CROSSED, DEVIATION, DRIFT, PRICE_RUN, QUOTE_RUN, ALTERNATION, DEPTH, BOOK_RUN, TIME_RUN = range(8, F)
 
-GRID = ("price", "size", "bid", "ask")  # fields whose values lie on a grid of so many decimals
-MOST_DECIMALS = 9  # of such a field: in one with more, nothing is off the grid
-FINER = 0.1  # EW share (over 256) of values with more decimals from which on they are the field's own
 SET_BACK = 32  # late ticks in a row, in their own order, after which the feed's clock counts as set back
 SAME_TIME = 8  # ticks of one time that a repetition can be told from; where more share a time, sequence numbers tell
 PASSAGES = 384  # on record of a stream
-POWERS = 10.0 ** np.arange(MOST_DECIMALS + 1)
 CLIP = 5.0  # standard deviations that the autoencoder may see
 MEMORY = np.dtype(
     [
@@ -174,37 +171,6 @@ def _repeated(m, seq, mark):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, inline="always")
-def _on_grid(value, decimals):  # type: ignore[no-untyped-def]
-    scaled = abs(value) * POWERS[decimals]
-    return abs(scaled - math.floor(scaled + 0.5)) <= 1e-14 * scaled  # some roundings of a double
-
-
-@numba.njit(cache=True)
-def _decimals(value):  # type: ignore[no-untyped-def]
-    for decimals in range(MOST_DECIMALS + 1):
-        if _on_grid(value, decimals):
-            return decimals
-    return MOST_DECIMALS + 1
-
-
-@numba.njit(cache=True, inline="always")
-def _finer(m, j, value, young):  # type: ignore[no-untyped-def]
-    """Whether a value has more decimals than its field has; where such values are no exception, they tell how many it has."""
-    if math.isnan(value) or value == 0.0:
-        return False
-    if m.digits[j] == 0:
-        m.digits[j] = 1 + _decimals(value)
-    if m.digits[j] > 1 + MOST_DECIMALS:
-        return False
-    finer = not _on_grid(value, m.digits[j] - 1)
-    m.finer[j] += max(young, 1 / 256) * (finer - m.finer[j])
-    if m.finer[j] > FINER:
-        m.digits[j] = 1 + _decimals(value)
-        m.finer[j] = 0.0
-    return finer
-
-
-@numba.njit(cache=True, inline="always")
 def _known(m, mark):  # type: ignore[no-untyped-def]
     """1 if the last eight ticks that count, in their order, are a passage on record, else 0; one passage in 6 is recorded.
 
@@ -224,33 +190,9 @@ def _known(m, mark):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True, nogil=True)
 def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recursion, read top to bottom)
-    rows,
-    ts,
-    seq,
-    price,
-    size,
-    bid,
-    ask,
-    bid_size,
-    ask_size,
-    prints,
-    memory,
-    prior_mean,
-    prior_std,
-    z,
-    x,
-    observed,
-    mean,
-    std,
-    folded,
-    lateness,
-    repeats,
-    pause,
-    replay,
-    share,
-    usual_share,
-    off_grid,
-):
+    rows, ts, seq, price, size, bid, ask, bid_size, ask_size, prints, memory, prior_mean, prior_std,
+    z, x, observed, mean, std, folded, lateness, repeats, pause, replay, share, usual_share, off_grid,
+):  # fmt: skip
     f = np.empty(F)
     for i in range(rows.shape[0]):
         m = memory[rows[i]]
@@ -314,7 +256,7 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
         usual_share[i] = m.usual_share
         for j, stated in enumerate((price[i], size[i], bid[i], ask[i])):
             decimals = m.digits[j] - 1
-            if _finer(m, j, stated, young) and off_grid[i, 0] < 0:
+            if finer(m, j, stated, young) and off_grid[i, 0] < 0:
                 off_grid[i, 0] = j
                 off_grid[i, 1] = decimals
         f[:] = np.nan

@@ -16,7 +16,6 @@ from service.features import (
     CLIP,
     DEPTH,
     FEATURES,
-    GRID,
     MEMORY,
     NO_PRIOR,
     QUOTE_RUN,
@@ -28,6 +27,7 @@ from service.features import (
     features,
     offline,
 )
+from service.grid import GRID
 from service.ticks import NO_SEQ, Ticks
 from tests.samples import every, random_ticks, with_numbers
 
