@@ -13,6 +13,8 @@ from service import autoencoder
 from service.autoencoder import Model
 from service.card import CellKind
 from service.drift import EVERY, NAMES, Drift
+from service.features import GAP, TIME_RUN
+from service.judge import CHANNELS, LATE, LOCKED, OFF_GRID, REPEATS, REPLAY
 from service.scorer import Scorer
 from service.ticks import Ticks
 from tests.samples import every, random_ticks
@@ -60,21 +62,19 @@ def test_what_history_does_not_have_is_found_although_its_nights_are_long(random
     late = np.r_[rows[:30_000], rows[30_005:30_010], rows[30_000:30_005]]
     replayed = np.r_[rows[:30_000], rows[28_000:28_080], rows[30_000:]]
     faults = {
-        "a gap": replace(ticks, ts=ticks.ts + silence),
-        "repeated ticks": ticks.take(again),
-        "late ticks": ticks.take(late),
-        "locked quotes": replace(ticks, bid=np.where(rows < 30_000, ticks.bid, ticks.ask)),
-        "a clock that stands still": replace(
-            ticks, ts=np.where((rows < 30_000) | (rows >= 30_060), ticks.ts, ticks.ts[30_000])
-        ),
-        "prices off the grid": replace(
-            ticks, price=ticks.price + np.where((rows >= 30_000) & (rows < 30_003), 0.00123, 0)
-        ),
-        "a replay": replace(ticks.take(replayed), ts=with_nights(random_ticks(len(replayed), streams=1, seed=5)).ts),
+        GAP: replace(ticks, ts=ticks.ts + silence),
+        REPEATS: ticks.take(again),
+        LATE: ticks.take(late),
+        LOCKED: replace(ticks, bid=np.where(rows < 30_000, ticks.bid, ticks.ask)),
+        TIME_RUN: replace(ticks, ts=ticks.ts - np.clip(ticks.ts - ticks.ts[30_000], 0, 60 * usual)),
+        OFF_GRID: replace(ticks, price=ticks.price + np.where((rows >= 30_000) & (rows < 30_003), 0.00123, 0)),
+        REPLAY: replace(ticks.take(replayed), ts=with_nights(random_ticks(len(replayed), streams=1, seed=5)).ts),
     }
-    for fault, faulty in faults.items():
+    for channel, faulty in faults.items():
         scorer = Scorer(model, 20)
-        assert scorer.score(faulty).verdicts.score[30_000:30_100].max() >= scorer.threshold, fault
+        verdicts = scorer.score(faulty).verdicts
+        assert verdicts.score[30_000:30_100].max() >= scorer.threshold, CHANNELS[channel]
+        assert verdicts.tails[30_000:30_100, channel].max() >= scorer.threshold, CHANNELS[channel]
 
 
 def test_streams_that_are_short_or_lack_quotes_and_sizes_can_be_learned_from(
