@@ -78,7 +78,6 @@ def assess(
         by_id = {model.id: model for model in opened}
         models_of = [(candidate, by_id[candidate.name]) for candidate in candidates]
         runs = unseen(models_of, baselines, history, streams, seeds, budgets, output / "runs", console, clean)
-        opened = []
     else:
         if baselines:
             candidates += learned(streams, console)
@@ -147,6 +146,7 @@ def _words(
             "No detector has seen the stream that it is judged on: models were trained anew for each, with the cell, sizes and"
             " seed of those given, on all other streams, and baselines that learn from history learned from those."
         )
+        return words
     for model in models:
         same = model.card.data_fingerprint == history.fingerprint
         learned_from = (
