@@ -1,6 +1,7 @@
 """The grid of a field's values: how many decimals they have in a stream, and which value has more.
 
-A price between two steps of its grid was computed, averaged, or went through single precision; no exchange printed it.
+A price between two steps of its grid was mostly computed, averaged, or put through single precision. Where one in ten is, as
+where trades at the middle are common, the grid is taken to be finer; where one in fifty is, the judge has got used to it.
 """
 
 from __future__ import annotations
