@@ -143,6 +143,12 @@ _WORDS = {
     "depth": _Words(math.exp, lambda o: f"{o:.6g} quoted at the best bid and ask", lambda e: f"{e:.3g}"),
     "book_run": _run("quote and its sizes"),
     "time_run": _Words(math.exp, lambda o: f"{o:.0f} ticks with the same time", lambda e: f"{e:.0f}"),
+    "mid_moves": _Words(
+        math.expm1, lambda o: f"quote moved {o:.0f} times, the price not at all", lambda e: f"{max(e, 0):.0f}"
+    ),
+    "off_quote": _Words(
+        lambda f: f, lambda o: f"{o:.0%} of the trades are at neither bid nor ask", lambda e: f"{e:.0%}"
+    ),
 }
 
 

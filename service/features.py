@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from service.grid import GRID, finer
 from service.ticks import NUMBERS, Ticks
 
-FEATURE_SET = "tick-19-h"  # changes whenever a feature or the memory below changes meaning
+FEATURE_SET = "tick-21-i"  # changes whenever a feature or the memory below changes meaning
 FEATURES = (
     "return",  # asinh of the price change over its EW volatility
     "mid_return",  # the same for the middle of the quote
@@ -38,10 +38,13 @@ FEATURES = (
     "depth",  # log of what is quoted at the best bid and ask together
     "book_run",  # log run length of unchanged bid and ask and both their sizes
     "time_run",  # log count of ticks so far that share this tick's time
+    "mid_moves",  # log count of moves of the middle since the price last moved
+    "off_quote",  # EW share, over ~16 trades, of those at neither the bid nor the ask
 )
 F = len(FEATURES)
 RETURN, MID_RETURN, SPIKE, MOMENTUM, VOLATILITY, GAP, RATE, SIZE = range(8)
-SIZE_RUN, SPREAD, CROSSED, DEVIATION, DRIFT, PRICE_RUN, QUOTE_RUN, ALTERNATION, DEPTH, BOOK_RUN, TIME_RUN = range(8, F)
+SIZE_RUN, SPREAD, CROSSED, DEVIATION, DRIFT, PRICE_RUN, QUOTE_RUN, ALTERNATION = range(8, 16)
+DEPTH, BOOK_RUN, TIME_RUN, MID_MOVES, OFF_QUOTE = range(16, F)
 
 SET_BACK = 32  # late ticks in a row, in their own order, after which the feed's clock counts as set back
 SAME_TIME = 8  # ticks of one time that a repetition can be told from; where more share a time, sequence numbers tell
@@ -80,6 +83,8 @@ MEMORY = np.dtype(
         ("quote_run", "f4"),
         ("book_run", "f4"),
         ("size_run", "f4"),
+        ("mid_moves", "f4"),
+        ("off_quote", "f4"),
         ("repeats", "f4"),  # EW share of ticks that repeat one of the same time
         ("replay", "f4"),  # 1 where a passage comes again, less and less after it
         ("share", "f4", (2,)),  # of ticks that have a quote, and of those that are trades: EW mean
@@ -283,6 +288,7 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
             m.price_run = m.price_run + 1.0 if change == 0.0 else 0.0
             f[PRICE_RUN] = math.log1p(m.price_run)
             if change != 0.0:
+                m.mid_moves = 0.0
                 sign = math.copysign(1.0, change)
                 if m.sign != 0.0:
                     m.alternation += ((1.0 if sign != m.sign else 0.0) - m.alternation) / 16.0
@@ -297,9 +303,8 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
             if elapsed > 0.0:
                 capped = min(elapsed, 20.0 * m.usual_gap) if m.seen > 8 else elapsed
                 m.usual_gap += max(young, 1 / 5000) * (capped - m.usual_gap)
-            most = (
-                max(20.0 * m.gap, 4.0 * m.usual_gap) + 1.0
-            )  # a clock that many ticks share moves by many gaps at once
+            # a clock that many ticks share moves by many gaps at once
+            most = max(20.0 * m.gap, 4.0 * m.usual_gap) + 1.0
             m.gap += max(young, 1 / 500) * (min(elapsed, most if m.seen > 8 else elapsed) - m.gap)
             m.fast_gap += max(young, 1 / 20) * (min(elapsed, most) - m.fast_gap)
             f[RATE] = math.log((m.gap + 1.0) / (m.fast_gap + 1.0))
@@ -324,12 +329,17 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
                     f[DEVIATION] = math.asinh(away)
                     m.drift += (max(-8.0, min(8.0, away)) - m.drift) / 16.0
                     f[DRIFT] = math.asinh(m.drift)
+                    m.off_quote += ((price[i] != bid[i] and price[i] != ask[i]) - m.off_quote) / 16.0
+                    f[OFF_QUOTE] = m.off_quote
             m.spread += max(young, 1 / 500) * (min(abs(width), 4.0 * usual) - m.spread)
             if not first and not math.isnan(m.bid):
                 change = _change(middle, 0.5 * (m.bid + m.ask))
                 f[MID_RETURN], _, m.mid_variance, m.mid_move = _in_volatilities(
                     change, m.mid_variance, m.mid_move, max(young, 1 / 500)
                 )
+                if change != 0.0 and m.price_run > 0.0:
+                    m.mid_moves += 1.0
+                f[MID_MOVES] = math.log1p(m.mid_moves)
                 same = bid[i] == m.bid and ask[i] == m.ask
                 m.quote_run = m.quote_run + 1.0 if same else 0.0
                 f[QUOTE_RUN] = math.log1p(m.quote_run)

@@ -53,6 +53,8 @@ TITLES = {
     "depth": "sizes quoted at the best bid and ask",
     "book_run": "ticks since the quote or its sizes changed",
     "time_run": "ticks so far with this time",
+    "mid_moves": "quote moves since the price last moved",
+    "off_quote": "share of trades at neither bid nor ask",
 }
 Numbers = list[float | None]
 

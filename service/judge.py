@@ -1,15 +1,15 @@
 """Turns reconstruction errors and features into one calibrated score per tick and a decision: one compiled recursion.
 
-Every feature has a channel for its size (something sudden; of the gap, its length in usual gaps; of the run of one time, its
-length over the usual one). Those of one tick alone have two more: the feature's EW mean (its trend), and the EW mean of how
-far the autoencoder's reconstruction misses it (its misfit), but for those that told no faults from a market's own ways.
-Lateness, repetition, replay, lack of quotes or of trades in a stream that usually has them, locked quotes, and values with
-more decimals than usual are seven more. Every channel has a tail model: a threshold u that tracks the channel's 98 % quantile
-and a mean excess over it, the peaks-over-threshold method with a generalised Pareto tail (Siffer et al. 2017, "Anomaly
-Detection in Streams with Extreme Value Theory"). Shapes come from training; u, the mean excess and the share of values above u
-start there and go on adapting to each stream. The most surprising feature, with a part of the next two, is the tick's
-evidence. Its tail model, which makes it a score, is the same for all streams: the channels have adapted already, and one that
-followed the evidence too would learn from faults to expect them.
+Most features have a channel for their size (something sudden; of the gap, its length in usual gaps; of the run of one time,
+its length over the usual one; of trades off the quotes, how far their share exceeds the usual one). Those of one tick alone have
+two more: the feature's EW mean (its trend), and the EW mean of how far the autoencoder's reconstruction misses it (its misfit),
+but for those that told no faults from a market's own ways. Lateness, repetition, replay, lack of quotes or of trades in a
+stream that usually has them, locked quotes, and values with more decimals than usual are seven more. Every channel has a tail
+model: a threshold u that tracks the channel's 98 % quantile and a mean excess over it, the peaks-over-threshold method with a
+generalised Pareto tail (Siffer et al. 2017, "Anomaly Detection in Streams with Extreme Value Theory"). Shapes come from
+training; u, the mean excess and the share of values above u start there and go on adapting to each stream. The most surprising
+feature, with a part of the next two, is the tick's evidence. Its tail model, which makes it a score, is the same for all
+streams: the channels have adapted already, and one that followed the evidence too would learn from faults to expect them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ from service.features import (
     DEVIATION,
     FEATURES,
     GAP,
+    MID_MOVES,
     MID_RETURN,
+    OFF_QUOTE,
     PRICE_RUN,
     QUOTE_RUN,
     RETURN,
@@ -44,8 +46,8 @@ from service.features import (
 SPEED = 1 / 16  # of the EW means
 FADE = 1 / 4096  # of theirs where a tick lacks the feature: a trade says nothing new of quotes, nor a quote of trades
 # Features that have them. The others are averages already, and the first of some crossed quotes says it all.
-LASTING = (RETURN, MID_RETURN, SPIKE, GAP, SIZE, SIZE_RUN, SPREAD, DEVIATION, PRICE_RUN, QUOTE_RUN, BOOK_RUN)
-TRENDS = (RETURN, SPIKE, GAP, SIZE_RUN, SPREAD, DEVIATION, PRICE_RUN, QUOTE_RUN, BOOK_RUN)
+LASTING = (RETURN, MID_RETURN, SPIKE, GAP, SIZE, SIZE_RUN, SPREAD, DEVIATION, PRICE_RUN, QUOTE_RUN, BOOK_RUN, MID_MOVES)
+TRENDS = (RETURN, SPIKE, GAP, SIZE_RUN, SPREAD, DEVIATION, PRICE_RUN, QUOTE_RUN, BOOK_RUN, MID_MOVES)
 MISFITS = (RETURN, MID_RETURN, SPIKE, SIZE, SIZE_RUN, SPREAD, DEVIATION, PRICE_RUN, QUOTE_RUN)
 MISFIT = F + len(TRENDS)  # first channel of the misfits; those of the trends follow the sizes
 LATE = MISFIT + len(MISFITS)  # first channel that is of no feature
@@ -71,10 +73,12 @@ CHANNELS = (
 FEATURE_OF = np.array([*range(F), *TRENDS, *MISFITS])  # of each channel below LATE
 TREND_OF = np.array([F + TRENDS.index(j) if j in TRENDS else -1 for j in range(F)])  # channel, -1 where there is none
 MISFIT_OF = np.array([MISFIT + MISFITS.index(j) if j in MISFITS else -1 for j in range(F)])
+SUDDEN = np.ones(F, np.bool_)  # features whose size is judged
+SUDDEN[[SIZE_RUN, BOOK_RUN, MID_MOVES]] = False  # where few runs have two ticks, three are no fault
 SIDE = np.zeros(LATE)  # 1 where only what is above its mean is a fault, -1 below
 SIDE[FEATURE_OF == SPREAD] = 1  # narrow ones harm nobody
 SIDE[DEPTH] = 1  # small sizes at the best quotes are ordinary, and would hide the large ones
-SIDE[TREND_OF[[SIZE_RUN, PRICE_RUN, BOOK_RUN]]] = 1  # short runs harm nobody either
+SIDE[TREND_OF[[SIZE_RUN, PRICE_RUN, BOOK_RUN, MID_MOVES]]] = 1  # short runs harm nobody either
 SIDE[TREND_OF[GAP]] = -1  # how slow ticks come, the pause says
 
 TAIL = 0.02  # share of a channel's values that is modelled as its tail
@@ -228,7 +232,7 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
         value[REPEATS] = repeats[i]
         if folded[i]:
             for j in range(F):
-                if not math.isnan(z[i, j]):
+                if SUDDEN[j] and not math.isnan(z[i, j]):
                     value[j] = _sided(z[i, j], SIDE[j])
             for k, j in enumerate(LASTING):
                 if math.isnan(z[i, j]):
@@ -247,6 +251,8 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
             value[UNTRADED] = _lack(share[i, 1], usual_share[i, 1])
             if not math.isnan(observed[i, TIME_RUN]):
                 value[TIME_RUN] = max(observed[i, TIME_RUN] - mean[i, TIME_RUN], 0.0)
+            if not math.isnan(observed[i, OFF_QUOTE]):
+                value[OFF_QUOTE] = _lack(1.0 - observed[i, OFF_QUOTE], 1.0 - mean[i, OFF_QUOTE])
             if not math.isnan(observed[i, SPREAD]):
                 value[LOCKED] = 1.0 if observed[i, SPREAD] == 0.0 else 0.0
             value[OFF_GRID] = 1.0 if off_grid[i, 0] >= 0 else 0.0

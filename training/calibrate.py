@@ -19,7 +19,7 @@ from scipy.stats import genpareto
 
 from service import autoencoder, features, judge
 from service.card import Population
-from service.features import GAP, NO_PRIOR, TIME_RUN, F, Features, Prior
+from service.features import GAP, NO_PRIOR, OFF_QUOTE, TIME_RUN, F, Features, Prior
 from service.judge import (
     CHANNELS,
     EVIDENCE_TAIL,
@@ -177,6 +177,7 @@ class _Tail(NamedTuple):
 GIVEN = {
     GAP: _Tail(14.0, 14.0, MOST_SHAPE),  # in usual gaps; at its least 1 in 1,000 are over 34 and 1 in 10,000 over 61
     TIME_RUN: _Tail(2.3, 0.5, MOST_SHAPE),  # ten times the usual number of ticks
+    OFF_QUOTE: _Tail(0.7, 0.7, MOST_SHAPE),  # in deviations of such a share, as the lacks are
     LATE: _Tail(0.7, 0.7, 0.0),  # e^0.7 us, so that a millisecond is already unusual
     REPEATS: _Tail(0.12, 0.18, MOST_SHAPE),
     REPLAY: _Tail(0.16, 0.16, 0.0),  # which is 1: an odd thing by itself where it never was

@@ -127,9 +127,19 @@ STILL = np.where(ROWS < AT - 200, 100.0 + ROWS % 7, 100.0)
             "time_run",
             "ticks with the same time",
         ),
+        (
+            replace(CALM, price=np.where(ROWS < AT - 100, CALM.price, CALM.price[AT - 100])),
+            "mid_moves",
+            "times, the price not at all",
+        ),
+        (
+            replace(CALM, price=np.where(ROWS < AT - 30, CALM.bid, CALM.bid - 1e-9), size=np.full(len(CALM), 100.0)),
+            "off_quote",
+            "of the trades are at neither bid nor ask",
+        ),
     ],
 )
-def test_sizes_quoted_a_book_that_stands_still_and_a_clock_that_does_are_told_as_such(
+def test_a_book_a_clock_or_a_price_that_stands_still_sizes_quoted_and_trades_off_the_quotes_are_told_as_such(
     ticks: Ticks, feature: str, words: str
 ) -> None:
     quoted = replace(ticks, ask=np.broadcast_to(ticks.ask, len(ticks)).copy())

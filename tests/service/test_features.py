@@ -17,7 +17,9 @@ from service.features import (
     DEPTH,
     FEATURES,
     MEMORY,
+    MID_MOVES,
     NO_PRIOR,
+    OFF_QUOTE,
     QUOTE_RUN,
     SET_BACK,
     SPREAD,
@@ -269,6 +271,28 @@ def test_a_book_stands_still_where_prices_and_sizes_do() -> None:
 def test_ticks_of_one_time_are_counted() -> None:
     found = run(replace(ONE, ts=10**9 * (np.arange(len(ONE)) // 20))).observed[1:, TIME_RUN]
     assert np.exp(found) == pytest.approx(1 + np.arange(1, len(ONE)) % 20, rel=1e-4)
+
+
+def test_quotes_that_move_while_the_price_does_not_are_counted_until_it_does() -> None:
+    rows = np.arange(len(ONE))
+    middle = (100 + rows // 3 % 2).astype(np.float64)
+    price = (100 + rows // 30).astype(np.float64)
+    still = replace(ONE, price=price, bid=middle - 1, ask=middle + 1)
+    found = np.expm1(run(still).observed[1:, MID_MOVES])
+    assert found == pytest.approx(rows[1:] % 30 // 3, abs=1e-4)
+    seldom_quoted = replace(still, bid=np.where(rows % 30, still.bid, np.nan))
+    found = np.expm1(run(seldom_quoted).observed[31:, MID_MOVES])
+    assert found == pytest.approx(np.where(rows % 30, 1 + rows % 30 // 3, np.nan)[31:], abs=1e-4, nan_ok=True)
+
+
+def test_trades_at_neither_bid_nor_ask_are_a_share_of_the_last_trades() -> None:
+    rows = np.arange(len(ONE))
+    price = np.where(rows < 2000, np.where(rows % 2, ONE.bid, ONE.ask), (ONE.bid + ONE.ask) / 2)
+    traded = replace(ONE, price=price, size=np.full(len(ONE), 100.0))
+    found = run(traded).observed[:, OFF_QUOTE]
+    assert found[:2000] == pytest.approx(0.0)
+    assert found[2000:2100] == pytest.approx(1 - (15 / 16) ** np.arange(1, 101), abs=1e-3)
+    assert np.isnan(run(replace(traded, size=np.full(len(ONE), np.nan))).observed[:, OFF_QUOTE]).all()
 
 
 def off_grid(ticks: Ticks) -> dict[int, tuple[str, int]]:

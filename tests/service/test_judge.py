@@ -12,11 +12,14 @@ from numpy.typing import NDArray
 from scipy.signal import lfilter
 
 from service.features import (
+    BOOK_RUN,
     CLIP,
     DEPTH,
     DEVIATION,
     GAP,
+    MID_MOVES,
     MOMENTUM,
+    OFF_QUOTE,
     PRICE_RUN,
     RETURN,
     SIZE,
@@ -74,29 +77,32 @@ def judged(
     locked: NDArray[np.bool_] | None = None,
     finer: NDArray[np.bool_] | None = None,
     same_time: NDArray[np.float32] | None = None,
+    off_quote: NDArray[np.float32] | None = None,
 ) -> Verdicts:
     """Verdicts on features `z` of one stream; the autoencoder expects the same of each at every tick.
 
     `quoted` tells which ticks have a quote, all if None; `usual` is the share that usually does. `locked` tells which quotes have
     no spread, and `finer` which prices have more decimals than usual; none if None. `same_time` is how many ticks so far have
-    the time of each, of which 1 is usual.
+    the time of each, of which 1 is usual; `off_quote` the share of the last trades off the quotes, of which `usual` is.
     """
     n = len(z)
     share = np.full((n, 2), usual, np.float32)
     usual_share = share.copy()
     if quoted is not None:
         share[:, 0] = lfilter([1 / 16], [1, -15 / 16], quoted, zi=[15 / 16 * usual])[0]
-    blank, observed = np.zeros((n, F), np.float32), np.ones((n, F), np.float32)
+    blank, observed, mean = np.zeros((n, F), np.float32), np.ones((n, F), np.float32), np.zeros((n, F), np.float32)
     if locked is not None:
         observed[locked, SPREAD] = 0.0
     observed[:, TIME_RUN] = 0.0 if same_time is None else np.log(same_time)
+    observed[:, OFF_QUOTE] = usual if off_quote is None else off_quote
+    mean[:, OFF_QUOTE] = usual
     off_grid = np.full((n, 2), -1, np.int8)
     if finer is not None:
         off_grid[finer] = 0, 2
     late = np.zeros(n, np.float32) if lateness is None else lateness
     x = np.clip(np.nan_to_num(z), -CLIP, CLIP).astype(np.float32)
     none = np.zeros(n, np.float32)
-    found = Features(z, x, observed, blank, blank, late == 0.0, late, none, none, none, share, usual_share, off_grid)
+    found = Features(z, x, observed, mean, blank, late == 0.0, late, none, none, none, share, usual_share, off_grid)
     table = np.zeros(1, MEMORY) if memory is None else memory
     offset = np.arange(first_offset, first_offset + n)
     return Judge(CALIBRATION, THRESHOLD).judge(
@@ -237,6 +243,15 @@ def test_many_ticks_of_one_time_are_strange_and_a_few_are_not() -> None:
     assert tails[29] > 4.0
 
 
+@pytest.mark.parametrize("usual", [0.0, 0.5])
+def test_a_burst_of_trades_off_the_quotes_is_strange_and_one_at_the_quotes_is_not(usual: float) -> None:
+    share = np.full(9000, usual, np.float32)
+    share[8500:8530], share[8600:8630] = 1.0, 0.0
+    tails = judged(noise(9000), off_quote=share, usual=usual).tails[:, OFF_QUOTE]
+    assert tails[8500] > 4.0
+    assert tails[8600:8630].max() == 0.0
+
+
 def test_large_sizes_at_the_best_quotes_are_strange_and_small_ones_are_not() -> None:
     z = noise(9000)
     z[8500, DEPTH], z[8600, DEPTH] = 8.0, -8.0
@@ -245,7 +260,7 @@ def test_large_sizes_at_the_best_quotes_are_strange_and_small_ones_are_not() -> 
     assert tails[8600] == 0.0
 
 
-@pytest.mark.parametrize(("feature", "harmless"), [(SPREAD, -1.0), (GAP, 1.0), (PRICE_RUN, -1.0)])
+@pytest.mark.parametrize(("feature", "harmless"), [(SPREAD, -1.0), (GAP, 1.0), (PRICE_RUN, -1.0), (MID_MOVES, -1.0)])
 def test_narrow_spreads_slow_ticks_and_short_runs_that_last_are_no_trend(feature: int, harmless: float) -> None:
     bad, good = noise(9000), noise(9000)
     bad[8000:8100, feature] = -harmless * 3.0
@@ -253,6 +268,18 @@ def test_narrow_spreads_slow_ticks_and_short_runs_that_last_are_no_trend(feature
     channel = TREND_OF[feature]
     assert judged(bad).tails[8050, channel] > 5.0
     assert judged(good).tails[8050:8100, channel].max() == 0.0
+
+
+@pytest.mark.parametrize("feature", [SIZE_RUN, BOOK_RUN, MID_MOVES])
+def test_a_run_of_three_is_no_fault_where_hardly_any_has_two_and_a_long_one_is(feature: int) -> None:
+    z = noise(9000)
+    z[:, feature] = -0.1
+    z[50::100, feature] = 2.0
+    z[8550, feature] = 3.0
+    z[8700:8730, feature] = np.linspace(2.0, 8.0, 30)
+    verdicts = judged(z)
+    assert verdicts.tails[8550, [feature, TREND_OF[feature]]].max() < 3.0
+    assert verdicts.tails[8729, TREND_OF[feature]] > 4.0
 
 
 def test_averages_have_no_averages_of_their_own() -> None:

@@ -8,12 +8,13 @@ from dataclasses import replace
 import msgspec
 import numpy as np
 import pytest
+import torch
 
 from service import autoencoder
 from service.autoencoder import Model
 from service.card import CellKind
 from service.drift import EVERY, NAMES, Drift
-from service.features import GAP, TIME_RUN
+from service.features import GAP, OFF_QUOTE, TIME_RUN
 from service.judge import CHANNELS, LATE, LOCKED, OFF_GRID, REPEATS, REPLAY
 from service.scorer import Scorer
 from service.ticks import Ticks
@@ -28,9 +29,11 @@ RandomModel = Callable[[CellKind], tuple[Autoencoder, bytes]]
 
 
 def calibrated(random_model: RandomModel, streams: list[Ticks]) -> Model:
-    network, blank = random_model("gru")
-    card = autoencoder.parse(blank, autoencoder.find("random")).card
-    finished = msgspec.structs.replace(card, **calibrate(blank, streams)._asdict())
+    network, random = random_model("gru")
+    torch.nn.init.zeros_(network.output.weight)  # so that errors are the ticks', not those of random weights
+    torch.nn.init.zeros_(network.output.bias)
+    card = autoencoder.parse(random, autoencoder.find("random")).card
+    finished = msgspec.structs.replace(card, **calibrate(export(network, card), streams)._asdict())
     return autoencoder.parse(export(network, finished), autoencoder.find("random"))
 
 
@@ -67,6 +70,7 @@ def test_what_history_does_not_have_is_found_although_its_nights_are_long(random
         LATE: ticks.take(late),
         LOCKED: replace(ticks, bid=np.where(rows < 30_000, ticks.bid, ticks.ask)),
         TIME_RUN: replace(ticks, ts=ticks.ts - np.clip(ticks.ts - ticks.ts[30_000], 0, 60 * usual)),
+        OFF_QUOTE: replace(ticks, price=np.where(rows < 30_000, ticks.price, ticks.bid - 0.01)),
         OFF_GRID: replace(ticks, price=ticks.price + np.where((rows >= 30_000) & (rows < 30_003), 0.00123, 0)),
         REPLAY: replace(ticks.take(replayed), ts=with_nights(random_ticks(len(replayed), streams=1, seed=5)).ts),
     }
