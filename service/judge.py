@@ -10,6 +10,9 @@ generalised Pareto tail (Siffer et al. 2017, "Anomaly Detection in Streams with 
 training; u, the mean excess and the share of values above u start there and go on adapting to each stream. The most surprising
 feature, with a part of the next two, is the tick's evidence. Its tail model, which makes it a score, is the same for all
 streams: the channels have adapted already, and one that followed the evidence too would learn from faults to expect them.
+What streams still differ in is how often they stir mildly, as faults seldom do. The scores of one that stirs more often than
+others are cut a little, and those of one that stirs less often raised (stochastic approximation: Robbins & Monro 1951; to
+keep a rate of alarms whatever the stream, Gibbs & Candès 2021, "Adaptive Conformal Inference Under Distribution Shift").
 """
 
 from __future__ import annotations
@@ -99,7 +102,12 @@ WARM_UP = 256  # ticks over which a new stream's score grows to full strength
 SUPPORT = 0.2  # of its surprise is what the second and the third feature add to that of the first
 LEAST_LACK = 0.2  # share of ticks that may always lack a quote or a trade: the first one that does so is no fault
 ALONE = 1.3  # how much a late or repeated tick's surprise counts: it has no features that could support it
-QUIET = 64  # ticks without a crossing that close an incident
+QUIET = 64  # ticks without a crossing that close an incident, or end a stir
+STIR = 2.6  # score that begins a stir
+GRAVE = 3.9  # one that is none of the mild ones
+CAUTION_STEP = 0.005  # what each mild one adds to a stream's caution
+MOST_CAUTION = 0.08  # share of the score that caution may take, or add
+NEW_CAUTION = 0.2  # what a new stream's score lacks besides, less and less until it is no longer young
 MAX_SCORE = 15.0
 
 NONE, OPENED, UPDATED = 0, 1, 2
@@ -112,6 +120,9 @@ MEMORY = np.dtype(
         ("over", "f4", (C,)),  # values above u so far
         ("trend", "f4", (len(LASTING),)),  # EW means of features, and of how far the reconstruction misses them
         ("misfit", "f4", (len(LASTING),)),
+        ("stir", "f4"),  # highest score of the present stir, 0 where there is none
+        ("calm", "i4"),  # ticks since its last one
+        ("caution", "f4"),  # share of the score that the stream's many stirs take; below 0 what few of them add
         ("peak", "f4"),  # highest score of the open incident
         ("seen", "i8"),  # ticks that were folded
         ("incident", "i8"),  # offset of the tick that opened the incident, -1 when none is open
@@ -124,24 +135,29 @@ MEMORY = np.dtype(
 
 
 class Calibration(msgspec.Struct, frozen=True):
-    """Level, mean excess and shape [C + 1]: where the tail models of the channels start and, last, that of the evidence."""
+    """Level, mean excess and shape [C + 1]: where the tail models of the channels start and, last, that of the evidence.
+
+    `stirs` is the share of a stream's ticks that usually begin a mild stir; where it is 0 streams have no caution.
+    """
 
     channels: list[str]
     level: list[float]
     excess: list[float]
     shape: list[float]
+    stirs: float = 0.0
 
 
 @dataclass(frozen=True)
 class Verdicts:
     """What the judge says of N ticks.
 
-    `score` float64 [N] is -log10 of the tail probability. `phase` uint8 [N] is OPENED where the score crossed the threshold
-    and no incident was open, UPDATED where an open incident got ten times less probable or its crossings doubled, else NONE;
-    `alert` bool [N] is true for both. `incident` int64 [N] is the offset that opened the incident the tick belongs to, or
-    -1. `evidence` float32 [N] is what the score is the improbability of. `tails` float32 [N, C] is each channel's own -log10
-    tail probability, 0 where it has nothing to say. `trend` and `misfit` float32 [N, len(LASTING)] are the EW means of those
-    features and of what the reconstruction lacks of them, in standard deviations.
+    `score` float64 [N] is -log10 of the tail probability, less a share of it where the stream is judged with caution. `phase`
+    uint8 [N] is OPENED where the score crossed the threshold and no incident was open, UPDATED where an open incident got ten
+    times less probable or its crossings doubled, else NONE; `alert` bool [N] is true for both. `incident` int64 [N] is the
+    offset that opened the incident the tick belongs to, or -1. `evidence` float32 [N] is what the score is the improbability
+    of. `tails` float32 [N, C] is each channel's own -log10 tail probability, 0 where it has nothing to say. `trend` and
+    `misfit` float32 [N, len(LASTING)] are the EW means of those features and of what the reconstruction lacks of them, in
+    standard deviations.
     """
 
     score: NDArray[np.float64]
@@ -215,7 +231,7 @@ def _adapt(memory, c, value, weight, rate, prior, floor):  # type: ignore[no-unt
 @numba.njit(cache=True, nogil=True)
 def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recursion, read top to bottom)
     rows, offset, z, observed, mean, x, expected, folded, lateness, repeats, pause, replay, share,
-    usual_share, off_grid, memory, level, excess, shape, least, threshold,
+    usual_share, off_grid, memory, level, excess, shape, stirs, least, threshold,
     score, alert, phase, incident, evidence, tails, trend, misfit, values,
 ):  # fmt: skip
     value = np.empty(C)
@@ -270,9 +286,10 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
         evidence[i] = _evidence(tails[i], best) if folded[i] else ALONE * max(tails[i, LATE], tails[i, REPEATS])
         final = _surprise(evidence[i], level[C], excess[C], shape[C], EVIDENCE_TAIL, EVIDENCE_TAIL)
         final *= min(1.0, (m.seen + 1.0) / WARM_UP)
+        strange = final >= STRANGE
+        final *= 1.0 - m.caution - NEW_CAUTION * max(0.0, 1.0 - m.seen / YOUNG)
         score[i] = final
 
-        strange = final >= STRANGE
         weight = 0.0 if m.seen < FIRST else 1.0
         if m.strange > 0 or (strange and not folded[i]):
             weight *= max(LITTLE, 1.0 - m.seen / YOUNG)
@@ -284,6 +301,17 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
         if folded[i]:  # so that ticks that come again change no later score of the others
             m.seen += 1
             m.strange = QUIET if strange else max(m.strange - 1, 0)
+            if stirs > 0.0:
+                step = -stirs
+                if final >= STIR:
+                    m.stir = max(m.stir, final)
+                    m.calm = 0
+                elif m.stir > 0.0:
+                    m.calm += 1
+                    if m.calm == QUIET:
+                        step += 1.0 if m.stir < GRAVE else 0.0
+                        m.stir = 0.0
+                m.caution = max(-MOST_CAUTION, min(MOST_CAUTION, m.caution + CAUTION_STEP * step))
 
         crossed = final >= threshold
         phase[i] = NONE
@@ -315,6 +343,7 @@ class Judge:
         self._level = np.array(calibration.level)
         self._excess = np.array(calibration.excess)
         self._shape = np.array(calibration.shape)
+        self._stirs = calibration.stirs
         self._least = self._excess * LEAST_EXCESS
         self._least[MISFIT:LATE] = self._excess[MISFIT:LATE] * LEAST_MISFIT
 
@@ -346,7 +375,7 @@ class Judge:
         _kernel(
             rows, offset, found.z, found.observed, found.mean, found.x, expected, found.folded, found.lateness, found.repeats,
             found.pause, found.replay, found.share, found.usual_share, found.off_grid,
-            memory, self._level, self._excess, self._shape, self._least, self.threshold,
+            memory, self._level, self._excess, self._shape, self._stirs, self._least, self.threshold,
             verdicts.score, verdicts.alert, verdicts.phase, verdicts.incident, verdicts.evidence, verdicts.tails,
             verdicts.trend, verdicts.misfit,
             np.empty((0, C), np.float32) if values is None else values,

@@ -23,11 +23,14 @@ from service.features import GAP, NO_PRIOR, OFF_QUOTE, TIME_RUN, F, Features, Pr
 from service.judge import (
     CHANNELS,
     EVIDENCE_TAIL,
+    GRAVE,
     LATE,
     LOCKED,
     OFF_GRID,
+    QUIET,
     REPEATS,
     REPLAY,
+    STIR,
     TAIL,
     UNQUOTED,
     UNTRADED,
@@ -41,7 +44,7 @@ from training.alarms import false_alarms
 
 SETTLED = 2_000  # ticks of each stream that are left out: its own statistics are still forming
 BUDGETS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
-CLEAN = 1.15  # false alarms on clean history for one promised: faults teach the judge, and among them it shows 0.83
+CLEAN = 1.2  # false alarms and mild stirs on clean history for one promised: faults teach the judge, and stir it
 GROWN = 20_000  # the same where thresholds are measured: until then a stream's tails are partly those of others
 MOST_SHAPE = 0.1  # so that channels stay comparable: those with heavier tails would hardly ever be heard
 MOST_EXCESSES = 20_000  # per stream and fit, so that a long stream does not drown the others
@@ -133,6 +136,7 @@ def calibrate(model: bytes, streams: list[Ticks]) -> Calibrated:
         judged = [s.judged(calibration)[0].evidence for s in seen]
         evidence = _tail([e[_settled_from(e) :] for e in judged], EVIDENCE_TAIL)
         calibration = _with_evidence(calibration, evidence)
+    calibration = msgspec.structs.replace(calibration, stirs=CLEAN * _stirs([_scored(s, calibration) for s in seen]))
     scores = [s.judged(calibration)[0].score for s in seen]
     columns = [
         np.column_stack([s.found.observed, np.where(s.found.folded, score, np.nan)])
@@ -243,12 +247,31 @@ def _middle(start: list[float], ends: list[NDArray[np.float32]]) -> list[float]:
     return [begin if c in GIVEN else _median(moved[:, c], begin) for c, begin in enumerate(start)]
 
 
+def _scored(seen: _Seen, calibration: Calibration) -> NDArray[np.float64]:
+    score = seen.judged(calibration)[0].score[seen.found.folded]
+    return score[_grown_from(score) :]
+
+
+def _stirs(scores: list[NDArray[np.float64]]) -> float:
+    """The share of ticks that begin a mild stir, as the geometric mean over streams."""
+    shares = []
+    for score in scores:
+        at = np.flatnonzero(score >= STIR)
+        stirs = np.split(score[at], np.flatnonzero(np.diff(at) > QUIET) + 1)
+        shares.append(max(sum(0.0 < s.max(initial=0.0) < GRAVE for s in stirs), 0.5) / len(score))
+    return float(np.exp(np.mean(np.log(shares))))
+
+
+def _grown_from(score: NDArray[np.float64]) -> int:
+    return min(GROWN, len(score) // 4)
+
+
 def _thresholds(scores: list[NDArray[np.float64]]) -> dict[str, float]:
     """For each budget the threshold at which the streams show CLEAN times as many false alarms, in the geometric mean.
 
     So that the promise is off by the same factor above and below: the plain mean is that of the few worst streams.
     """
-    settled = [s[min(GROWN, len(s) // 4) :] for s in scores]
+    settled = [s[_grown_from(s) :] for s in scores]
     grid = np.linspace(0.5, 14.0, 271)
     rates = [[false_alarms(s >= t, np.ones(len(s), np.bool_)) for s in settled] for t in grid]
     log_rates = np.log(np.maximum(rates, 0.5)).mean(axis=1)

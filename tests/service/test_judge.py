@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from numpy.typing import NDArray
 from scipy.signal import lfilter
 
@@ -38,10 +39,12 @@ from service.judge import (
     MAX_SCORE,
     MEMORY,
     MISFIT_OF,
+    MOST_CAUTION,
     NONE,
     OFF_GRID,
     OPENED,
     QUIET,
+    STIR,
     TREND_OF,
     UNQUOTED,
     UPDATED,
@@ -59,6 +62,7 @@ CALIBRATION = Calibration(
     level=[2.3] * F + [0.42] * (LATE - F) + [2.3] * (LOCKED - LATE) + [0.16, 0.16, 3.9],
     excess=[0.4] * F + [0.07] * (LATE - F) + [0.4] * (LOCKED - LATE) + [0.16, 0.16, 0.29],
     shape=[0.05] * (C + 1),
+    stirs=0.0011,
 )
 
 
@@ -78,6 +82,7 @@ def judged(
     finer: NDArray[np.bool_] | None = None,
     same_time: NDArray[np.float32] | None = None,
     off_quote: NDArray[np.float32] | None = None,
+    calibration: Calibration = CALIBRATION,
 ) -> Verdicts:
     """Verdicts on features `z` of one stream; the autoencoder expects the same of each at every tick.
 
@@ -105,13 +110,13 @@ def judged(
     found = Features(z, x, observed, mean, blank, late == 0.0, late, none, none, none, share, usual_share, off_grid)
     table = np.zeros(1, MEMORY) if memory is None else memory
     offset = np.arange(first_offset, first_offset + n)
-    return Judge(CALIBRATION, THRESHOLD).judge(
+    return Judge(calibration, THRESHOLD).judge(
         offset, np.zeros(n, np.int64), found, blank + np.float32(expected), table
     )
 
 
-def test_the_score_is_about_minus_log10_of_the_share_of_ticks_that_exceed_it() -> None:
-    score = judged(noise(60_000)).score[10_000:]
+def test_without_caution_the_score_is_about_minus_log10_of_the_share_of_ticks_that_exceed_it() -> None:
+    score = judged(noise(60_000), calibration=replace(CALIBRATION, stirs=0.0)).score[10_000:]
     for expected in (2.0, 2.5, 3.0):
         share = float((score >= expected).mean())
         assert -math.log10(share) == pytest.approx(expected, abs=0.35)
@@ -306,6 +311,33 @@ def test_channels_of_one_feature_do_not_support_each_other() -> None:
     assert len(channels) == 3
     assert (channels > 2.0).all()
     assert verdicts.evidence[5090] == pytest.approx(channels.max(), abs=1e-6)
+
+
+@pytest.mark.parametrize(("size", "teaches"), [(4.6, True), (40.0, False)])
+def test_a_stream_that_stirs_mildly_more_often_than_others_is_judged_with_caution(size: float, teaches: bool) -> None:
+    z, memory = noise(120_000), np.zeros(1, MEMORY)
+    at = np.arange(30_000, len(z), 700)
+    z[at, 3] = size
+    bold, cautious = judged(z, calibration=replace(CALIBRATION, stirs=0.0)).score, judged(z, memory).score
+    assert (memory["caution"][0] > MOST_CAUTION / 3) == teaches
+    assert np.median(cautious[at]) == pytest.approx(np.median(bold[at]), rel=MOST_CAUTION + 0.01)
+    if teaches:
+        later = slice(len(z) // 2, None)
+        assert (cautious[later] >= STIR).sum() < 0.75 * (bold[later] >= STIR).sum()
+
+
+def test_a_stream_that_hardly_ever_stirs_is_judged_with_less_caution_within_bounds() -> None:
+    memory = np.zeros(1, MEMORY)
+    calm = judged(np.zeros((120_000, F), np.float32), memory)
+    assert memory["caution"][0] == pytest.approx(-MOST_CAUTION)
+    assert not calm.alert.any()
+
+
+def test_a_fault_scores_less_where_the_stream_is_new_and_its_tails_are_still_those_of_others() -> None:
+    z = noise(20_000)
+    z[[1000, 15_000], 3] = 12.0
+    new, old = judged(z).score[[1000, 15_000]]
+    assert 0.7 * old < new < 0.9 * old
 
 
 def test_one_absurd_value_does_not_blind_the_judge() -> None:

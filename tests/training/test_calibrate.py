@@ -15,13 +15,13 @@ from service.autoencoder import Model
 from service.card import CellKind
 from service.drift import EVERY, NAMES, Drift
 from service.features import GAP, OFF_QUOTE, TIME_RUN
-from service.judge import CHANNELS, LATE, LOCKED, OFF_GRID, REPEATS, REPLAY
+from service.judge import CHANNELS, GRAVE, LATE, LOCKED, OFF_GRID, QUIET, REPEATS, REPLAY, STIR
 from service.scorer import Scorer
 from service.ticks import Ticks
 from tests.samples import every, random_ticks
 from training.alarms import false_alarms
 from training.autoencoder import Autoencoder
-from training.calibrate import BUDGETS, calibrate, prior
+from training.calibrate import BUDGETS, CLEAN, calibrate, prior
 from training.export import export
 
 NIGHT = 60_000_000_000_000  # nanoseconds
@@ -51,6 +51,22 @@ def test_thresholds_keep_the_promised_budget_on_average_and_fall_with_it(
             crossed = scorer.score(ticks).verdicts.score[2000:] >= scorer.threshold
             rates.append(false_alarms(crossed, np.ones(len(crossed), np.bool_)))
         assert np.mean(rates) == pytest.approx(budget, rel=0.35)
+
+
+def test_calibration_notes_how_often_its_streams_stir_mildly(random_model: RandomModel) -> None:
+    streams = [random_ticks(40_000, streams=1, seed=s) for s in range(3)]
+    model = calibrated(random_model, streams)
+    shares = []
+    for ticks in streams:
+        score, peak, calm, mild = Scorer(model, 20).score(ticks).verdicts.score[10_000:], 0.0, 0, 0
+        for s in score.tolist():
+            calm = 0 if s >= STIR else calm + 1
+            peak = max(peak, s) if s >= STIR else peak
+            if calm == QUIET and peak > 0.0:
+                mild += peak < GRAVE
+                peak = 0.0
+        shares.append(mild / len(score))
+    assert np.mean(shares) == pytest.approx(model.card.calibration.stirs / CLEAN, rel=0.35)
 
 
 def test_what_history_does_not_have_is_found_although_its_nights_are_long(random_model: RandomModel) -> None:
