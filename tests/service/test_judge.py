@@ -31,8 +31,10 @@ from service.features import (
     Features,
 )
 from service.judge import (
+    CAUTION_STEP,
     CHANNELS,
     FEATURE_OF,
+    GRAVE,
     LASTING,
     LATE,
     LOCKED,
@@ -324,6 +326,16 @@ def test_a_stream_that_stirs_mildly_more_often_than_others_is_judged_with_cautio
     if teaches:
         later = slice(len(z) // 2, None)
         assert (cautious[later] >= STIR).sum() < 0.75 * (bold[later] >= STIR).sum()
+
+
+@pytest.mark.parametrize(("apart", "stirs"), [(20, 1), (QUIET + 10, 3)])
+def test_what_comes_and_goes_within_quiet_ticks_is_one_stir(apart: int, stirs: int) -> None:
+    z, memory = np.zeros((9000, F), np.float32), np.zeros(1, MEMORY)
+    at = 6000 + apart * np.arange(3)
+    z[at, 3] = 2.4
+    score = judged(z, memory, calibration=replace(CALIBRATION, stirs=1e-9)).score
+    assert STIR < score[at].min() < score[at].max() < GRAVE
+    assert memory["caution"][0] == pytest.approx(stirs * CAUTION_STEP, rel=0.01)
 
 
 def test_a_stream_that_hardly_ever_stirs_is_judged_with_less_caution_within_bounds() -> None:
