@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from service.grid import GRID, finer
 from service.ticks import NUMBERS, Ticks
 
-FEATURE_SET = "tick-21-i"  # changes whenever a feature or the memory below changes meaning
+FEATURE_SET = "tick-21-j"  # changes whenever a feature or the memory below changes meaning
 FEATURES = (
     "return",  # asinh of the price change over its EW volatility
     "mid_return",  # the same for the middle of the quote
@@ -48,7 +48,9 @@ DEPTH, BOOK_RUN, TIME_RUN, MID_MOVES, OFF_QUOTE = range(16, F)
 
 SET_BACK = 32  # late ticks in a row, in their own order, after which the feed's clock counts as set back
 SAME_TIME = 8  # ticks of one time that a repetition can be told from; where more share a time, sequence numbers tell
-PASSAGES = 384  # on record of a stream
+PASSAGES = (128, 4)  # on record of a stream: sets, and how many of the latest each holds
+APART = 6  # passages, at least, from one that is recorded to the next
+LONE = 0.5  # what one counts that comes again a hundred ticks or more after any other did: it may be chance
 CLIP = 5.0  # standard deviations that the autoencoder may see
 MEMORY = np.dtype(
     [
@@ -86,14 +88,15 @@ MEMORY = np.dtype(
         ("mid_moves", "f4"),
         ("off_quote", "f4"),
         ("repeats", "f4"),  # EW share of ticks that repeat one of the same time
-        ("replay", "f4"),  # 1 where a passage comes again, less and less after it
+        ("replay", "f4"),  # more where a passage comes again, less and less after it
         ("share", "f4", (2,)),  # of ticks that have a quote, and of those that are trades: EW mean
         ("usual_share", "f4", (2,)),  # the same, slow
         ("finer", "f4", (len(GRID),)),  # EW share of values with more decimals than their field has
         ("digits", "i1", (len(GRID),)),  # how many it has and 1 more, 0 before the first value
         ("marks", "u4", (2,)),  # fingerprints of the last two ticks that differ
         ("passage", "u8"),  # of the last eight that count
-        ("passages", "u2", (PASSAGES,)),  # every sixth that came, until another one takes its place
+        ("since", "i8"),  # passages since one was recorded
+        ("passages", "u2", PASSAGES),
         ("mean", "f4", (F,)),  # EW mean and variance of each feature, for its standardisation
         ("var", "f4", (F,)),
     ],
@@ -122,13 +125,13 @@ class Features:
     late nor repeated. `lateness` float32 [N] is log microseconds behind the stream's newest tick, 0 for a tick in order.
     `repeats` float32 [N] is, for a tick that came before with the same time, -log of the EW share (over ~16 ticks) of those
     that did not, else 0: it grows by as much with each one in a row. `pause` float32 [N] is the time since the last tick in the
-    stream's usual gaps, of which none is 0. `replay` float32 [N] is 1 where the last eight ticks came before, and fades over
-    ~16; one like the last or the one before that does not count. `share` float32 [N, 2] is the share of ticks that have a
-    quote, and that of ticks that are trades, among the last ~16, `usual_share` among the last ~5,000. `off_grid` int8 [N, 2] is
-    the first field (its place in GRID) whose value has more decimals than it has in this stream, and how many these are; -1
-    where there is none. Late and repeated ticks have none of these but lateness and repeats, and are not folded into the
-    stream's state. SET_BACK late ones in a row, in their own order, are taken for a clock that was set back: those after them
-    are in order again.
+    stream's usual gaps, of which none is 0. `replay` float32 [N] grows by 1 where the last eight ticks came before (by LONE
+    where none did lately), and fades over ~16; one like the last or the one before that does not count. `share` float32 [N, 2]
+    is the share of ticks that have a quote, and that of ticks that are trades, among the last ~16, `usual_share` among the last
+    ~5,000. `off_grid` int8 [N, 2] is the first field (its place in GRID) whose value has more decimals than it has in this
+    stream, and how many these are; -1 where there is none. Late and repeated ticks have none of these but lateness and repeats,
+    and are not folded into the stream's state. SET_BACK late ones in a row, in their own order, are taken for a clock that was
+    set back: those after them are in order again.
     """
 
     z: NDArray[np.float32]
@@ -177,20 +180,32 @@ def _repeated(m, seq, mark):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True, inline="always")
 def _known(m, mark):  # type: ignore[no-untyped-def]
-    """1 if the last eight ticks that count, in their order, are a passage on record, else 0; one passage in 6 is recorded.
+    """1 if the last eight ticks that count, in their order, are a passage on record, else 0.
 
-    Which ones, their content decides, so that the same are chosen when they come again, as in content-defined chunking (gear
-    hash: Xia et al. 2016, "FastCDC"): what is eight ticks back has been shifted out of the sum.
+    One passage in four is looked up. Which ones, their content decides, so that the same are chosen when they come again, as in
+    content-defined chunking (gear hash: Xia et al. 2016, "FastCDC"): what is eight ticks back has been shifted out of the sum.
+    Of these, one is recorded where APART have passed since the last: evenly, so that few replays fall between two. The record
+    is a set-associative cache; of each set, what came or came again longest ago is replaced.
     """
     m.passage = (m.passage << np.uint64(8)) + (mark >> np.uint64(32))
-    mixed = m.passage * np.uint64(0x9E3779B97F4A7C15)
-    if mixed > np.uint64(2**64 // 6):
+    m.since += 1
+    mixed = m.passage  # mixed by the finaliser of MurmurHash3, so that every bit hangs on all eight
+    mixed = (mixed ^ (mixed >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
+    mixed = (mixed ^ (mixed >> np.uint64(33))) * np.uint64(0xC4CEB9FE1A85EC53)
+    if mixed >> np.uint64(62) != 0:
         return 0.0
-    place = (mixed >> np.uint64(44)) % np.uint64(PASSAGES)
-    tag = np.uint16(mixed >> np.uint64(28))
-    known = m.passages[place] == tag
-    m.passages[place] = tag
-    return 1.0 if known else 0.0
+    held = m.passages[(mixed >> np.uint64(40)) % np.uint64(PASSAGES[0])]
+    tag = np.uint16(mixed >> np.uint64(24))
+    place, known = PASSAGES[1] - 1, 0.0
+    for k in range(PASSAGES[1]):
+        if held[k] == tag:
+            place, known = k, 1.0
+    if known > 0.0 or m.since >= APART:
+        for k in range(place, 0, -1):
+            held[k] = held[k - 1]
+        held[0] = tag
+        m.since = 0
+    return known
 
 
 @numba.njit(cache=True, nogil=True)
@@ -248,7 +263,7 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
             m.marks[0] = m.marks[1]
             m.marks[1] = short
             if not swings:
-                m.replay = max(m.replay, _known(m, mark))
+                m.replay += _known(m, mark) * (1.0 if m.replay > 0.0 else LONE)
         replay[i] = m.replay
         quoted = not (math.isnan(bid[i]) or math.isnan(ask[i]))
         sized = not (math.isnan(bid_size[i]) or math.isnan(ask_size[i]))

@@ -58,7 +58,7 @@ NEUTRAL = Calibration(list(CHANNELS), [1.0] * (C + 1), [1.0] * (C + 1), [0.0] * 
 def prior(streams: list[Ticks]) -> Prior:
     """Median over streams of each feature's mean and standard deviation."""
     observed = [_features(ticks, NO_PRIOR).observed for ticks in streams]
-    found = [table[_settled_from(table) :] for table in observed]
+    found = [_after(SETTLED, table) for table in observed]
     means = np.array([_finite(np.nanmean, f) for f in found])
     stds = np.array([_finite(np.nanstd, f) for f in found])
     return Prior(
@@ -129,14 +129,16 @@ def calibrate(model: bytes, streams: list[Ticks]) -> Calibrated:
     for s in seen:
         table = np.empty((len(s.expected), C), np.float32)
         s.judged(NEUTRAL, table)
-        values.append(table[_settled_from(table) :])
+        values.append(_after(SETTLED, table))
     channels = [GIVEN.get(c) or _tail([table[:, c] for table in values], TAIL) for c in range(C)]
     calibration = _settled(_calibration([*channels, TYPICAL_EVIDENCE]), seen)
     for _ in range(2):  # what the judge takes for strange, and learns little from, hangs on the evidence's tail itself
         judged = [s.judged(calibration)[0].evidence for s in seen]
-        evidence = _tail([e[_settled_from(e) :] for e in judged], EVIDENCE_TAIL)
+        evidence = _tail([_after(SETTLED, e) for e in judged], EVIDENCE_TAIL)
         calibration = _with_evidence(calibration, evidence)
-    calibration = msgspec.structs.replace(calibration, stirs=CLEAN * _stirs([_scored(s, calibration) for s in seen]))
+    scores = [s.judged(calibration)[0].score for s in seen]
+    stirs = _stirs([score[s.found.folded] for s, score in zip(seen, scores, strict=True)])
+    calibration = msgspec.structs.replace(calibration, stirs=CLEAN * stirs)
     scores = [s.judged(calibration)[0].score for s in seen]
     columns = [
         np.column_stack([s.found.observed, np.where(s.found.folded, score, np.nan)])
@@ -151,7 +153,7 @@ def _populations(streams: list[NDArray[np.float64]], usual: list[float]) -> tupl
     Features are taken as they are: standardised by a mean that moves, a run length or a price that stands still would
     wander across an edge beside which most of its values lie.
     """
-    tables = [table[_settled_from(table) :] for table in streams]
+    tables = [_after(SETTLED, table) for table in streams]
     thinned = [table[:: 1 + len(table) // MOST_OF_A_STREAM] for table in tables]
     return tuple(_population(np.concatenate([t[:, j] for t in thinned]), APART * usual[j]) for j in range(F + 1))
 
@@ -184,7 +186,7 @@ GIVEN = {
     OFF_QUOTE: _Tail(0.7, 0.7, MOST_SHAPE),  # in deviations of such a share, as the lacks are
     LATE: _Tail(0.7, 0.7, 0.0),  # e^0.7 us, so that a millisecond is already unusual
     REPEATS: _Tail(0.12, 0.18, MOST_SHAPE),
-    REPLAY: _Tail(0.16, 0.16, 0.0),  # which is 1: an odd thing by itself where it never was
+    REPLAY: _Tail(0.12, 0.12, 0.0),  # two passages make more than 1, one 0.5, an odd thing by itself where it never was
     UNQUOTED: _Tail(0.7, 0.7, 0.0),
     UNTRADED: _Tail(0.7, 0.7, 0.0),
     LOCKED: _Tail(0.16, 0.16, 0.0),
@@ -193,8 +195,9 @@ GIVEN = {
 TYPICAL_EVIDENCE = _Tail(4.0, 1 / math.log(10), 0.0)  # until it is measured: that of exact -log10 probabilities
 
 
-def _settled_from(rows: NDArray[Any]) -> int:
-    return min(SETTLED, len(rows) // 4)
+def _after(ticks: int, rows: NDArray[Any]) -> NDArray[Any]:
+    """The rows after the first `ticks`, and no fewer than three quarters of them."""
+    return rows[min(ticks, len(rows) // 4) :]
 
 
 def _tail(streams: list[NDArray[np.float32]], tail: float) -> _Tail:
@@ -247,23 +250,14 @@ def _middle(start: list[float], ends: list[NDArray[np.float32]]) -> list[float]:
     return [begin if c in GIVEN else _median(moved[:, c], begin) for c, begin in enumerate(start)]
 
 
-def _scored(seen: _Seen, calibration: Calibration) -> NDArray[np.float64]:
-    score = seen.judged(calibration)[0].score[seen.found.folded]
-    return score[_grown_from(score) :]
-
-
 def _stirs(scores: list[NDArray[np.float64]]) -> float:
     """The share of ticks that begin a mild stir, as the geometric mean over streams."""
     shares = []
-    for score in scores:
+    for score in (_after(GROWN, s) for s in scores):
         at = np.flatnonzero(score >= STIR)
         stirs = np.split(score[at], np.flatnonzero(np.diff(at) > QUIET) + 1)
         shares.append(max(sum(0.0 < s.max(initial=0.0) < GRAVE for s in stirs), 0.5) / len(score))
     return float(np.exp(np.mean(np.log(shares))))
-
-
-def _grown_from(score: NDArray[np.float64]) -> int:
-    return min(GROWN, len(score) // 4)
 
 
 def _thresholds(scores: list[NDArray[np.float64]]) -> dict[str, float]:
@@ -271,7 +265,7 @@ def _thresholds(scores: list[NDArray[np.float64]]) -> dict[str, float]:
 
     So that the promise is off by the same factor above and below: the plain mean is that of the few worst streams.
     """
-    settled = [s[_grown_from(s) :] for s in scores]
+    settled = [_after(GROWN, s) for s in scores]
     grid = np.linspace(0.5, 14.0, 271)
     rates = [[false_alarms(s >= t, np.ones(len(s), np.bool_)) for s in settled] for t in grid]
     log_rates = np.log(np.maximum(rates, 0.5)).mean(axis=1)
