@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.grid import GRID, finer
+from service.passages import PASSAGES, known
 from service.ticks import NUMBERS, Ticks
 
 FEATURE_SET = "tick-21-j"  # changes whenever a feature or the memory below changes meaning
@@ -48,9 +49,7 @@ DEPTH, BOOK_RUN, TIME_RUN, MID_MOVES, OFF_QUOTE = range(16, F)
 
 SET_BACK = 32  # late ticks in a row, in their own order, after which the feed's clock counts as set back
 SAME_TIME = 8  # ticks of one time that a repetition can be told from; where more share a time, sequence numbers tell
-PASSAGES = (128, 4)  # on record of a stream: sets, and how many of the latest each holds
-APART = 6  # passages, at least, from one that is recorded to the next
-LONE = 0.5  # what one counts that comes again a hundred ticks or more after any other did: it may be chance
+LONE = 0.5  # what a passage counts that comes again a hundred ticks or more after any other did: it may be chance
 CLIP = 5.0  # standard deviations that the autoencoder may see
 MEMORY = np.dtype(
     [
@@ -178,36 +177,6 @@ def _repeated(m, seq, mark):  # type: ignore[no-untyped-def]
     return (m.prints[: min(m.same_time, SAME_TIME)] == mark).any()
 
 
-@numba.njit(cache=True, inline="always")
-def _known(m, mark):  # type: ignore[no-untyped-def]
-    """1 if the last eight ticks that count, in their order, are a passage on record, else 0.
-
-    One passage in four is looked up. Which ones, their content decides, so that the same are chosen when they come again, as in
-    content-defined chunking (gear hash: Xia et al. 2016, "FastCDC"): what is eight ticks back has been shifted out of the sum.
-    Of these, one is recorded where APART have passed since the last: evenly, so that few replays fall between two. The record
-    is a set-associative cache; of each set, what came or came again longest ago is replaced.
-    """
-    m.passage = (m.passage << np.uint64(8)) + (mark >> np.uint64(32))
-    m.since += 1
-    mixed = m.passage  # mixed by the finaliser of MurmurHash3, so that every bit hangs on all eight
-    mixed = (mixed ^ (mixed >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
-    mixed = (mixed ^ (mixed >> np.uint64(33))) * np.uint64(0xC4CEB9FE1A85EC53)
-    if mixed >> np.uint64(62) != 0:
-        return 0.0
-    held = m.passages[(mixed >> np.uint64(40)) % np.uint64(PASSAGES[0])]
-    tag = np.uint16(mixed >> np.uint64(24))
-    place, known = PASSAGES[1] - 1, 0.0
-    for k in range(PASSAGES[1]):
-        if held[k] == tag:
-            place, known = k, 1.0
-    if known > 0.0 or m.since >= APART:
-        for k in range(place, 0, -1):
-            held[k] = held[k - 1]
-        held[0] = tag
-        m.since = 0
-    return known
-
-
 @numba.njit(cache=True, nogil=True)
 def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recursion, read top to bottom)
     rows, ts, seq, price, size, bid, ask, bid_size, ask_size, prints, memory, prior_mean, prior_std,
@@ -263,7 +232,7 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
             m.marks[0] = m.marks[1]
             m.marks[1] = short
             if not swings:
-                m.replay += _known(m, mark) * (1.0 if m.replay > 0.0 else LONE)
+                m.replay += known(m, mark) * (1.0 if m.replay > 0.0 else LONE)
         replay[i] = m.replay
         quoted = not (math.isnan(bid[i]) or math.isnan(ask[i]))
         sized = not (math.isnan(bid_size[i]) or math.isnan(ask_size[i]))

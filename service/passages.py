@@ -1,0 +1,39 @@
+"""The passages of a stream: whether the last ticks came before, in their order, from a record of constant size."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+PASSAGES = (128, 4)  # on record of a stream: sets, and how many of the latest each holds
+APART = 6  # passages, at least, from one that is recorded to the next
+
+
+@numba.njit(cache=True, inline="always")
+def known(m, mark):  # type: ignore[no-untyped-def]
+    """1 if the last eight ticks that count, in their order, are a passage on record, else 0.
+
+    One passage in four is looked up. Which ones, their content decides, so that the same are chosen when they come again, as in
+    content-defined chunking (gear hash: Xia et al. 2016, "FastCDC"): what is eight ticks back has been shifted out of the sum.
+    Of these, one is recorded where APART have passed since the last: evenly, so that few replays fall between two. The record
+    is a set-associative cache; of each set, what came or came again longest ago is replaced.
+    """
+    m.passage = (m.passage << np.uint64(8)) + (mark >> np.uint64(32))
+    m.since += 1
+    mixed = m.passage  # mixed by the finaliser of MurmurHash3, so that every bit hangs on all eight
+    mixed = (mixed ^ (mixed >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
+    mixed = (mixed ^ (mixed >> np.uint64(33))) * np.uint64(0xC4CEB9FE1A85EC53)
+    if mixed >> np.uint64(62) != 0:
+        return 0.0
+    held = m.passages[(mixed >> np.uint64(40)) % np.uint64(PASSAGES[0])]
+    tag = np.uint16(mixed >> np.uint64(24))
+    place, found = PASSAGES[1] - 1, 0.0
+    for k in range(PASSAGES[1]):
+        if held[k] == tag:
+            place, found = k, 1.0
+    if found > 0.0 or m.since >= APART:
+        for k in range(place, 0, -1):
+            held[k] = held[k - 1]
+        held[0] = tag
+        m.since = 0
+    return found
