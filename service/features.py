@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.grid import GRID, finer
-from service.passages import PASSAGES, known
+from service.passages import PASSAGES, follow
 from service.ticks import NUMBERS, Ticks
 
 FEATURE_SET = "tick-21-j"  # changes whenever a feature or the memory below changes meaning
@@ -49,7 +49,6 @@ DEPTH, BOOK_RUN, TIME_RUN, MID_MOVES, OFF_QUOTE = range(16, F)
 
 SET_BACK = 32  # late ticks in a row, in their own order, after which the feed's clock counts as set back
 SAME_TIME = 8  # ticks of one time that a repetition can be told from; where more share a time, sequence numbers tell
-LONE = 0.5  # what a passage counts that comes again a hundred ticks or more after any other did: it may be chance
 CLIP = 5.0  # standard deviations that the autoencoder may see
 MEMORY = np.dtype(
     [
@@ -124,7 +123,7 @@ class Features:
     late nor repeated. `lateness` float32 [N] is log microseconds behind the stream's newest tick, 0 for a tick in order.
     `repeats` float32 [N] is, for a tick that came before with the same time, -log of the EW share (over ~16 ticks) of those
     that did not, else 0: it grows by as much with each one in a row. `pause` float32 [N] is the time since the last tick in the
-    stream's usual gaps, of which none is 0. `replay` float32 [N] grows by 1 where the last eight ticks came before (by LONE
+    stream's usual gaps, of which none is 0. `replay` float32 [N] grows by 1 where the last eight ticks came before (by less
     where none did lately), and fades over ~16; one like the last or the one before that does not count. `share` float32 [N, 2]
     is the share of ticks that have a quote, and that of ticks that are trades, among the last ~16, `usual_share` among the last
     ~5,000. `off_grid` int8 [N, 2] is the first field (its place in GRID) whose value has more decimals than it has in this
@@ -225,14 +224,7 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
         m.prints[m.same_time % SAME_TIME] = mark
         m.same_time += 1
         m.seq = seq[i]
-        m.replay = 15 / 16 * m.replay if m.replay > 1e-3 else 0.0
-        short = np.uint32(mark >> np.uint64(32))
-        if short != m.marks[1]:
-            swings = short == m.marks[0]  # back to the one before the last: a quote may do so for hours
-            m.marks[0] = m.marks[1]
-            m.marks[1] = short
-            if not swings:
-                m.replay += known(m, mark) * (1.0 if m.replay > 0.0 else LONE)
+        follow(m, mark)
         replay[i] = m.replay
         quoted = not (math.isnan(bid[i]) or math.isnan(ask[i]))
         sized = not (math.isnan(bid_size[i]) or math.isnan(ask_size[i]))

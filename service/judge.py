@@ -103,10 +103,10 @@ SUPPORT = 0.2  # of its surprise is what the second and the third feature add to
 LEAST_LACK = 0.2  # share of ticks that may always lack a quote or a trade: the first one that does so is no fault
 ALONE = 1.3  # how much a late or repeated tick's surprise counts: it has no features that could support it
 QUIET = 64  # ticks without a crossing that close an incident, or end a stir
-STIR = 2.6  # score that begins a stir
-GRAVE = 3.9  # one that is none of the mild ones
-CAUTION_STEP = 0.005  # what each mild one adds to a stream's caution
-MOST_CAUTION = 0.08  # share of the score that caution may take, or add
+STIR = 3.0  # score that begins a stir: about where the threshold of a budget of 20 lies
+GRAVE = 4.5  # one that is none of the mild ones
+CAUTION_STEP = 0.008  # what each mild one adds to a stream's caution
+MOST_CAUTION = 0.1  # share of the score that caution may take, or add
 NEW_CAUTION = 0.2  # what a new stream's score lacks besides, less and less until it is no longer young
 MAX_SCORE = 15.0
 

@@ -7,10 +7,24 @@ import numpy as np
 
 PASSAGES = (128, 4)  # on record of a stream: sets, and how many of the latest each holds
 APART = 6  # passages, at least, from one that is recorded to the next
+LONE = 0.5  # what a passage counts that comes again a hundred ticks or more after any other did: it may be chance
 
 
 @numba.njit(cache=True, inline="always")
-def known(m, mark):  # type: ignore[no-untyped-def]
+def follow(m, mark):  # type: ignore[no-untyped-def]
+    """Take in a tick's fingerprint (uint64); `m.replay` grows where the last eight come again, and fades over ~16 ticks."""
+    m.replay = 15 / 16 * m.replay if m.replay > 1e-3 else 0.0
+    short = np.uint32(mark >> np.uint64(32))
+    if short != m.marks[1]:
+        swings = short == m.marks[0]  # back to the one before the last: a quote may do so for hours
+        m.marks[0] = m.marks[1]
+        m.marks[1] = short
+        if not swings:
+            m.replay += _known(m, mark) * (1.0 if m.replay > 0.0 else LONE)
+
+
+@numba.njit(cache=True, inline="always")
+def _known(m, mark):  # type: ignore[no-untyped-def]
     """1 if the last eight ticks that count, in their order, are a passage on record, else 0.
 
     One passage in four is looked up. Which ones, their content decides, so that the same are chosen when they come again, as in

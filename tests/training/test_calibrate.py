@@ -22,7 +22,7 @@ from service.ticks import Ticks
 from tests.samples import every, random_ticks
 from training.alarms import false_alarms
 from training.autoencoder import Autoencoder
-from training.calibrate import BUDGETS, CLEAN, calibrate, prior
+from training.calibrate import BUDGETS, STIRRED, calibrate, prior
 from training.export import export
 
 NIGHT = 60_000_000_000_000  # nanoseconds
@@ -69,7 +69,7 @@ def test_calibration_notes_how_often_its_streams_stir_mildly(random_model: Rando
                 mild += peak < GRAVE
                 peak = 0.0
         shares.append(mild / len(score))
-    assert model.card.calibration.stirs == pytest.approx(CLEAN * gmean(shares), rel=0.05)
+    assert model.card.calibration.stirs == pytest.approx(STIRRED * gmean(shares), rel=0.05)
 
 
 def test_what_history_does_not_have_is_found_although_its_nights_are_long(random_model: RandomModel) -> None:
