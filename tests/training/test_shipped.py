@@ -1,4 +1,4 @@
-"""The models that ship compute what the equations in training/cells.py say, on real ticks where they are at hand."""
+"""The models that ship compute what the equations in training/cells.py say and keep their promise, on real ticks if at hand."""
 
 from __future__ import annotations
 
@@ -15,9 +15,14 @@ from torch import nn
 from service.autoencoder import Model, load
 from service.features import Prior, offline
 from service.files import read_ticks, tick_files
+from service.scorer import Scorer
 from service.ticks import Ticks
 from tests.samples import CELLS, REAL, needs_real_ticks, random_ticks, shipped
+from training.alarms import false_alarms
 from training.autoencoder import Autoencoder
+from training.evaluate import TOLERANCE
+from training.history import read_history
+from training.inject import inject
 
 TICKS = 10_000
 
@@ -79,8 +84,28 @@ def real(number: int) -> Ticks:
     return next(read_ticks(tick_files(REAL)[number])).ticks
 
 
+@cache
+def history() -> list[Ticks]:
+    return list(read_history(REAL).streams.values())
+
+
 @needs_real_ticks
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("number", range(7))
 def test_a_shipped_model_equals_its_equations_on_real_ticks(cell: str, number: int) -> None:
     assert_equal_to_torch(load(shipped(cell)), real(number))
+
+
+@needs_real_ticks
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("number", range(7))
+def test_a_shipped_model_keeps_the_promise_of_its_budget_among_faults_in_real_ticks(cell: str, number: int) -> None:
+    rates = []
+    for injected in (inject(history()[number], seed) for seed in (91, 92, 93)):
+        scorer = Scorer(load(shipped(cell)), 20.0)
+        alert = scorer.score(injected.ticks).verdicts.score >= scorer.threshold
+        normal = np.ones(len(alert), np.bool_)
+        for event in injected.events:
+            normal[event.start : event.stop + TOLERANCE] = False
+        rates.append(false_alarms(alert[injected.clean :], normal[injected.clean :]))
+    assert 12.0 <= np.mean(rates) <= 24.0
