@@ -114,9 +114,10 @@ THEIRS = [
 
 
 def build(told: Callable[[str], None]) -> None:
-    """Get and build what the peers need, once."""
+    """Get and build what the peers need, once; the one in Java again when its source changes."""
     java = BUILT / "kafka-streams"
-    if not (java / "built").exists():
+    changed = max(path.stat().st_mtime for path in (PEERS / "kafka-streams").rglob("*") if path.is_file())
+    if not (java / "built").exists() or (java / "built").stat().st_mtime < changed:
         told("building the peer in Java")
         into = [f"-Dinto={java}", "compile", "dependency:copy-dependencies", f"-DoutputDirectory={java / 'libs'}"]
         subprocess.run(["mvn", "-q", "-B", "-f", str(PEERS / "kafka-streams"), *into], check=True)  # noqa: S603, S607

@@ -43,7 +43,7 @@ def main() -> None:
             for record in records:
                 tick = json.loads(record.value)
                 stream = tick["stream"]
-                x = features(tick, memories.setdefault(stream, [0.0] * MEMORY))
+                x = features(tick, memories.setdefault(stream, [0.0] * MEMORY), model.inputs)
                 score, states[stream] = model.step(x, states.get(stream, nothing))
                 if given.every or score > THRESHOLD:
                     told = {"stream": stream, "ts": tick["ts"], "score": score}

@@ -1,6 +1,6 @@
 """The detector as one would write it first, for the peers in Python: one tick a call of the model, five plain features.
 
-The same as kafka-streams/src/main/java/Features.java and Model.java: the features are those five of the sixteen, each
+The same as kafka-streams/src/main/java/Features.java and Model.java: the features are those five of the model's, each
 standardised by the stream's running mean and variance, and the score is the mean squared error of the reconstruction. There is
 no calibration, no reasons, no incidents, and nothing for late, repeated or unreadable ticks.
 """
@@ -23,13 +23,13 @@ THRESHOLD = 25.0  # of a score that is told when not all are
 Numbers = NDArray[np.float32]
 
 
-def features(tick: dict[str, Any], memory: list[float]) -> Numbers:
-    """Input of the model float32 [1, 1, 16]; `memory` moves on in place."""
+def features(tick: dict[str, Any], memory: list[float], inputs: int) -> Numbers:
+    """Input of the model float32 [1, 1, inputs]; `memory` moves on in place."""
     bid, ask, price, before = tick["bid"], tick["ask"], tick["price"], memory[0]
     mid, size = 0.5 * (bid + ask), tick["size"]
     gap = math.log1p(max(0.0, tick["ts"] - before) / 1e3)
     found = (price - memory[1], mid - memory[2], gap, math.log(size) if size > 0 else math.nan, ask - bid)
-    x = np.zeros((1, 1, 16), np.float32)
+    x = np.zeros((1, 1, inputs), np.float32)
     for j, value in enumerate(found):
         at = 3 + 2 * j
         away = value - memory[at] if before and math.isfinite(value) else 0.0
@@ -43,13 +43,15 @@ def features(tick: dict[str, Any], memory: list[float]) -> Numbers:
 
 
 class Model:
-    """A model file; `recurrent` float32 numbers are its state."""
+    """A model file, which takes `inputs` features; `recurrent` float32 numbers are its state."""
 
     def __init__(self, path: Path) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        self.recurrent: int = self._session.get_inputs()[1].shape[1]
+        x, state = self._session.get_inputs()
+        self.inputs: int = x.shape[2]
+        self.recurrent: int = state.shape[1]
 
     def step(self, x: Numbers, state: Numbers) -> tuple[float, Numbers]:
         """(mean squared error of the reconstruction, new state [1, recurrent])."""

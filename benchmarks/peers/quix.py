@@ -44,7 +44,7 @@ def main() -> None:
         row = state.get_bytes("state", fresh)
         memory = list(PACKED.unpack_from(row))
         before = np.frombuffer(row, np.float32, model.recurrent, PACKED.size).reshape(1, -1)
-        found, after = model.step(features(tick, memory), before)
+        found, after = model.step(features(tick, memory, model.inputs), before)
         state.set_bytes("state", PACKED.pack(*memory) + after.tobytes())
         return {"stream": tick["stream"], "ts": tick["ts"], "score": found}
 

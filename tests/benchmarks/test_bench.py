@@ -3,14 +3,16 @@
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks.arithmetic import weights
 from benchmarks.bench import PARTS, put
 from benchmarks.breakdown import Stopwatch
+from benchmarks.peers import plain
 from benchmarks.tables import Row, markdown
 from service.autoencoder import find, load
-from tests.samples import CELLS, ROOT
+from tests.samples import CELLS, ROOT, shipped
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -69,3 +71,16 @@ def test_the_arithmetic_of_a_tick_is_that_of_the_shipped_network(cell: str) -> N
     encoder = gates * hidden * (features + hidden)
     decoder = gates * hidden * (bottleneck + hidden)
     assert sum(w.size for w in weights(cell)) == encoder + hidden * bottleneck + decoder + hidden * features
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_peers_in_python_run_the_shipped_models(cell: str) -> None:
+    model = plain.Model(shipped(cell))
+    memory, state = [0.0] * plain.MEMORY, np.zeros((1, model.recurrent), np.float32)
+    for number in range(3):
+        tick = {"ts": 1 + number, "price": 100.0 + number, "size": 1.0, "bid": 99.0, "ask": 101.0}
+        x = plain.features(tick, memory, model.inputs)
+        score, state = model.step(x, state)
+        assert np.isfinite(score)
+    assert x.any()
+    assert state.any()

@@ -2,7 +2,7 @@ import java.nio.ByteBuffer;
 import java.nio.FloatBuffer;
 
 /**
- * Five of the sixteen features, in plain form, each standardised by the stream's own running mean and variance; the other inputs
+ * Five of the model's features, in plain form, each standardised by the stream's own running mean and variance; the other inputs
  * of the model are 0. Memory of a stream: last ts, price and mid as 64-bit numbers, then a mean and a variance for each.
  */
 final class Features {

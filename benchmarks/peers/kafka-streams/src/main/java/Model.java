@@ -11,9 +11,9 @@ import java.util.Set;
 
 /** The autoencoder over one tick, with tensors that are made once and written again: nothing is allocated for a tick. */
 final class Model implements AutoCloseable {
-    private static final int INPUTS = 16;
     final int recurrentBytes;
     final FloatBuffer x;
+    private final int features;
     private final FloatBuffer guess;
     private final ByteBuffer state;
     private final ByteBuffer after;
@@ -28,14 +28,14 @@ final class Model implements AutoCloseable {
             options.setIntraOpNumThreads(1);
             options.setInterOpNumThreads(1);
             session = environment.createSession(file, options);
-            TensorInfo info = (TensorInfo) session.getInputInfo().get("state").getInfo();
-            int recurrent = (int) info.getShape()[1];
+            int recurrent = (int) shape("state")[1];
+            features = (int) shape("features")[2];
             recurrentBytes = 4 * recurrent;
-            x = direct(4 * INPUTS).asFloatBuffer();
-            guess = direct(4 * INPUTS).asFloatBuffer();
+            x = direct(4 * features).asFloatBuffer();
+            guess = direct(4 * features).asFloatBuffer();
             state = direct(recurrentBytes);
             after = direct(recurrentBytes);
-            long[] tick = {1, 1, INPUTS};
+            long[] tick = {1, 1, features};
             long[] row = {1, recurrent};
             inputs = Map.of(
                 "features", OnnxTensor.createTensor(environment, x, tick),
@@ -46,6 +46,10 @@ final class Model implements AutoCloseable {
         } catch (OrtException error) {
             throw new IllegalStateException(error);
         }
+    }
+
+    private long[] shape(String input) throws OrtException {
+        return ((TensorInfo) session.getInputInfo().get(input).getInfo()).getShape();
     }
 
     private static ByteBuffer direct(int bytes) {
@@ -61,11 +65,11 @@ final class Model implements AutoCloseable {
             throw new IllegalStateException(error);
         }
         double sum = 0.0;
-        for (int j = 0; j < INPUTS; j++) {
+        for (int j = 0; j < features; j++) {
             double away = x.get(j) - guess.get(j);
             sum += away * away;
         }
-        return sum / INPUTS;
+        return sum / features;
     }
 
     @Override
