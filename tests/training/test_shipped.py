@@ -14,7 +14,6 @@ from torch import nn
 
 from service.autoencoder import Model, load
 from service.features import Prior, offline
-from service.files import read_ticks, tick_files
 from service.scorer import Scorer
 from service.ticks import Ticks
 from tests.samples import CELLS, REAL, needs_real_ticks, random_ticks, shipped
@@ -80,12 +79,7 @@ def test_a_shipped_model_equals_its_equations_over_ten_thousand_ticks(cell: str)
 
 
 @cache
-def real(number: int) -> Ticks:
-    return next(read_ticks(tick_files(REAL)[number])).ticks
-
-
-@cache
-def history() -> list[Ticks]:
+def real() -> list[Ticks]:
     return list(read_history(REAL).streams.values())
 
 
@@ -93,7 +87,7 @@ def history() -> list[Ticks]:
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("number", range(7))
 def test_a_shipped_model_equals_its_equations_on_real_ticks(cell: str, number: int) -> None:
-    assert_equal_to_torch(load(shipped(cell)), real(number))
+    assert_equal_to_torch(load(shipped(cell)), real()[number])
 
 
 @needs_real_ticks
@@ -101,7 +95,7 @@ def test_a_shipped_model_equals_its_equations_on_real_ticks(cell: str, number: i
 @pytest.mark.parametrize("number", range(7))
 def test_a_shipped_model_keeps_the_promise_of_its_budget_among_faults_in_real_ticks(cell: str, number: int) -> None:
     rates = []
-    for injected in (inject(history()[number], seed) for seed in (91, 92, 93)):
+    for injected in (inject(real()[number], seed) for seed in (91, 92, 93)):
         scorer = Scorer(load(shipped(cell)), 20.0)
         alert = scorer.score(injected.ticks).verdicts.score >= scorer.threshold
         normal = np.ones(len(alert), np.bool_)
