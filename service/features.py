@@ -18,7 +18,7 @@ from service.grid import GRID, finer
 from service.passages import PASSAGES, follow
 from service.ticks import NUMBERS, Ticks
 
-FEATURE_SET = "tick-21-j"  # changes whenever a feature or the memory below changes meaning
+FEATURE_SET = "tick-21-k"  # changes whenever a feature or the memory below changes meaning
 FEATURES = (
     "return",  # asinh of the price change over its EW volatility
     "mid_return",  # the same for the middle of the quote
@@ -48,6 +48,7 @@ SIZE_RUN, SPREAD, CROSSED, DEVIATION, DRIFT, PRICE_RUN, QUOTE_RUN, ALTERNATION =
 DEPTH, BOOK_RUN, TIME_RUN, MID_MOVES, OFF_QUOTE = range(16, F)
 
 SET_BACK = 32  # late ticks in a row, in their own order, after which the feed's clock counts as set back
+AHEAD = 1  # the same where only the newest tick is later than they are: it was ahead
 SAME_TIME = 8  # ticks of one time that a repetition can be told from; where more share a time, sequence numbers tell
 CLIP = 5.0  # standard deviations that the autoencoder may see
 MEMORY = np.dtype(
@@ -55,6 +56,7 @@ MEMORY = np.dtype(
         ("seen", "i8"),  # ticks folded into this row
         ("ts", "i8"),
         ("seq", "i8"),  # of the last tick that was folded
+        ("before", "i8"),  # the newest time but one
         ("late_ts", "i8"),  # of the last late tick
         ("late", "i8"),  # how many came in a row, in their own order
         ("prints", "u8", (SAME_TIME,)),  # fingerprints of the last ticks that have the newest time
@@ -94,7 +96,8 @@ MEMORY = np.dtype(
         ("marks", "u4", (2,)),  # fingerprints of the last two ticks that differ
         ("passage", "u8"),  # of the last eight that count
         ("since", "i8"),  # passages since one was recorded
-        ("passages", "u2", PASSAGES),
+        ("passages", "u2", PASSAGES),  # fingerprints of those on record, and their last eight bits
+        ("passages_low", "u1", PASSAGES),
         ("mean", "f4", (F,)),  # EW mean and variance of each feature, for its standardisation
         ("var", "f4", (F,)),
     ],
@@ -123,13 +126,13 @@ class Features:
     late nor repeated. `lateness` float32 [N] is log microseconds behind the stream's newest tick, 0 for a tick in order.
     `repeats` float32 [N] is, for a tick that came before with the same time, -log of the EW share (over ~16 ticks) of those
     that did not, else 0: it grows by as much with each one in a row. `pause` float32 [N] is the time since the last tick in the
-    stream's usual gaps, of which none is 0. `replay` float32 [N] grows by 1 where the last eight ticks came before (by less
-    where none did lately), and fades over ~16; one like the last or the one before that does not count. `share` float32 [N, 2]
+    stream's usual gaps, of which none is 0. `replay` float32 [N] grows by 1 where the last eight ticks came before, and fades
+    over ~16; one like the last or the one before that does not count. `share` float32 [N, 2]
     is the share of ticks that have a quote, and that of ticks that are trades, among the last ~16, `usual_share` among the last
     ~5,000. `off_grid` int8 [N, 2] is the first field (its place in GRID) whose value has more decimals than it has in this
     stream, and how many these are; -1 where there is none. Late and repeated ticks have none of these but lateness and repeats,
     and are not folded into the stream's state. SET_BACK late ones in a row, in their own order, are taken for a clock that was
-    set back: those after them are in order again.
+    set back, and AHEAD that are late by the newest tick alone for one that was ahead: those after them are in order again.
     """
 
     z: NDArray[np.float32]
@@ -162,7 +165,7 @@ def _in_volatilities(change: float, variance: float, move: float, rate: float) -
     if scale == 0.0:
         scored = 0.0 if size == 0.0 else math.copysign(1.0, change)
         return scored, size, rate * size * size, size
-    capped = min(size, 6.0 * scale)
+    capped = min(size, 3.0 * scale)
     if size > 0.0:
         move += max(rate, 0.01) * (min(size, 6.0 * scale) - move)
     return math.asinh(change / scale), scale, variance + rate * (capped * capped - variance), move
@@ -187,9 +190,12 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
         first = m.seen == 0
         elapsed = 0.0 if first else (ts[i] - m.ts) / 1e3  # microseconds
         if elapsed < 0.0:
-            m.late = m.late + 1 if ts[i] >= m.late_ts else 1
+            if m.late == 0 or ts[i] < m.late_ts:
+                m.late = SET_BACK - AHEAD if ts[i] >= m.before else 0
+            m.late += 1
             if m.late > SET_BACK:  # the feed's clock was: what it says now is in order again
-                elapsed = (ts[i] - m.late_ts) / 1e3
+                m.ts = m.late_ts
+                elapsed = (ts[i] - m.ts) / 1e3
                 m.same_time = 0
                 m.seq = -1
             m.late_ts = ts[i]
@@ -221,6 +227,7 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
             continue
         if elapsed > 0.0:
             m.same_time = 0
+            m.before = m.ts
         m.prints[m.same_time % SAME_TIME] = mark
         m.same_time += 1
         m.seq = seq[i]

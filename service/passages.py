@@ -5,9 +5,8 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-PASSAGES = (128, 4)  # on record of a stream: sets, and how many of the latest each holds
-APART = 6  # passages, at least, from one that is recorded to the next
-LONE = 0.5  # what a passage counts that comes again a hundred ticks or more after any other did: it may be chance
+PASSAGES = (96, 4)  # on record of a stream: sets, and how many of the latest each holds
+APART = 8  # passages, at least, from one that is recorded to the next
 
 
 @numba.njit(cache=True, inline="always")
@@ -20,7 +19,7 @@ def follow(m, mark):  # type: ignore[no-untyped-def]
         m.marks[0] = m.marks[1]
         m.marks[1] = short
         if not swings:
-            m.replay += _known(m, mark) * (1.0 if m.replay > 0.0 else LONE)
+            m.replay += _known(m, mark)
 
 
 @numba.njit(cache=True, inline="always")
@@ -39,15 +38,16 @@ def _known(m, mark):  # type: ignore[no-untyped-def]
     mixed = (mixed ^ (mixed >> np.uint64(33))) * np.uint64(0xC4CEB9FE1A85EC53)
     if mixed >> np.uint64(62) != 0:
         return 0.0
-    held = m.passages[(mixed >> np.uint64(40)) % np.uint64(PASSAGES[0])]
-    tag = np.uint16(mixed >> np.uint64(24))
+    held = (mixed >> np.uint64(40)) % np.uint64(PASSAGES[0])
+    high, low = m.passages[held], m.passages_low[held]  # 24 bits of each, so that hardly any match by chance
+    tag, tag_low = np.uint16(mixed >> np.uint64(24)), np.uint8(mixed >> np.uint64(16))
     place, found = PASSAGES[1] - 1, 0.0
     for k in range(PASSAGES[1]):
-        if held[k] == tag:
+        if high[k] == tag and low[k] == tag_low:
             place, found = k, 1.0
     if found > 0.0 or m.since >= APART:
         for k in range(place, 0, -1):
-            held[k] = held[k - 1]
-        held[0] = tag
+            high[k], low[k] = high[k - 1], low[k - 1]
+        high[0], low[0] = tag, tag_low
         m.since = 0
     return found

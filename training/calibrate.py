@@ -187,7 +187,7 @@ GIVEN = {
     OFF_QUOTE: _Tail(0.7, 0.7, MOST_SHAPE),  # in deviations of such a share, as the lacks are
     LATE: _Tail(0.7, 0.7, 0.0),  # e^0.7 us, so that a millisecond is already unusual
     REPEATS: _Tail(0.12, 0.18, MOST_SHAPE),
-    REPLAY: _Tail(0.12, 0.12, 0.0),  # two passages make more than 1, one 0.5, an odd thing by itself where it never was
+    REPLAY: _Tail(0.12, 0.12, 0.0),  # a passage that comes again makes 1
     UNQUOTED: _Tail(0.7, 0.7, 0.0),
     UNTRADED: _Tail(0.7, 0.7, 0.0),
     LOCKED: _Tail(0.16, 0.16, 0.0),

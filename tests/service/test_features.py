@@ -128,13 +128,22 @@ def test_a_clock_that_was_set_back_is_followed_after_some_ticks_and_late_ones_be
         assert found.pause[back] == pytest.approx(3600e9 / usual, rel=0.2)
 
 
-def test_a_time_far_ahead_blinds_a_stream_for_some_ticks_and_not_until_that_time_comes() -> None:
+@pytest.mark.parametrize("ahead", [0.5, 86_400])  # half a gap is two ticks that changed places
+def test_a_time_ahead_makes_one_tick_late_and_blinds_no_stream_until_that_time_comes(ahead: float) -> None:
     at = 1000
     ts = ONE.ts.copy()
-    ts[at] += 86_400 * 10**9
+    ts[at] = ts[at + 1] + ahead * (ts[at + 2] - ts[at + 1])
     found = run(replace(ONE, ts=ts))
-    assert found.folded[: at + 1].all()
-    assert np.flatnonzero(~found.folded).tolist() == list(range(at + 1, at + 1 + SET_BACK))
+    assert np.flatnonzero(~found.folded).tolist() == [at + 1]
+    usual = np.diff(ONE.ts[:at]).mean()
+    if ahead > 1:
+        assert found.pause[at + 2] == pytest.approx((ts[at + 2] - ts[at + 1]) / usual, rel=0.2)
+
+
+def test_times_ahead_of_several_ticks_in_a_row_are_a_clock_that_was_set_back() -> None:
+    ts = ONE.ts.copy()
+    ts[1000:1003] += 86_400 * 10**9
+    assert np.flatnonzero(~run(replace(ONE, ts=ts)).folded).tolist() == list(range(1003, 1003 + SET_BACK))
 
 
 def test_late_ticks_that_come_between_others_or_in_no_order_set_no_clock_back() -> None:
@@ -172,7 +181,7 @@ def test_a_block_of_ticks_that_comes_again_at_another_time_is_a_replay(lag: int)
     order = np.r_[:at, at - lag : at - lag + block, at : len(ONE)]
     ts = ONE.ts[0] + 10**9 * np.arange(len(order))
     found = run(replace(ONE.take(order), ts=ts))
-    assert found.replay[found.replay > 0][0] == 0.5  # one passage may be chance
+    assert found.replay[found.replay > 0][0] == 1.0
     assert found.replay[at : at + block].max() > 1
     assert np.delete(found.replay, np.arange(at, at + block + 48)).max() < 0.5
     assert positions(found) == []
@@ -192,8 +201,8 @@ def test_short_replays_of_the_last_few_thousand_ticks_are_known_and_hardly_anyth
     met = np.diff(found.replay, prepend=0) > 0
     starts = 4_000 + (every + block) * np.arange(len(ats))
     during = (starts[:, None] + np.arange(block)).ravel()
-    assert met[during].reshape(-1, block).any(axis=1).mean() > 0.94
-    assert np.delete(met, during).sum() <= 2
+    assert met[during].reshape(-1, block).any(axis=1).mean() > 0.9
+    assert not np.delete(met, during).any()
 
 
 def test_a_feed_that_stands_still_is_no_replay() -> None:
