@@ -14,7 +14,7 @@ from service.api.wire import Tick
 from service.client import Client
 from service.files import read_ticks, whole
 from service.logs import DeadLetter
-from service.replay import SCHEMA
+from service.replay import SCORES
 from service.ticks import NO_SEQ, NUMBERS, Ticks
 
 AT_A_TIME = 2000
@@ -34,7 +34,7 @@ def ask(
     """
     rows = alerts = 0
     state = None
-    with whole(output) as partial, pq.ParquetWriter(partial, SCHEMA, compression="zstd") as writer:
+    with whole(output) as partial, pq.ParquetWriter(partial, SCORES, compression="zstd") as writer:
         for path in files:
             for chunk in read_ticks(path):
                 for letter in chunk.rejects:
@@ -43,8 +43,8 @@ def ask(
                     part = np.arange(first, min(first + AT_A_TIME, len(chunk.ticks)))
                     answer = client.score(as_wire(chunk.ticks.take(part)), state)
                     state = answer.state
-                    columns = {name: [getattr(t, name) for t in answer.ticks] for name in SCHEMA.names}
-                    writer.write_table(pa.table(columns, schema=SCHEMA))
+                    columns = {name: [getattr(t, name) for t in answer.ticks] for name in SCORES.names}
+                    writer.write_table(pa.table(columns, schema=SCORES))
                     rows += len(part)
                     alerts += sum(columns["alert"])
                     progress(len(part))

@@ -20,7 +20,6 @@ from service.stop import Stop
 
 if TYPE_CHECKING:
     from service.connection import KafkaSettings
-    from service.logs import DeadLetter
     from service.peer import Peer
     from service.tracing import Tracing
 
@@ -61,19 +60,6 @@ def _root(
 
 Files = Annotated[list[Path], typer.Argument(help="Parquet, CSV or JSON-lines files, or folders of them.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Parquet file to write.")]
-
-
-class Rejects:
-    """Counts the rows that could not be read, and tells the first of them."""
-
-    def __init__(self) -> None:
-        self.n = 0
-
-    def tell(self, path: Path, letter: DeadLetter) -> None:
-        """One more."""
-        self.n += 1
-        if self.n <= 5:
-            errors.print(f"{path}, row {letter.offset}: {letter.reason}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -118,20 +104,24 @@ def replay(
 ) -> None:
     """Score files of ticks offline, with the code that serves: one output row per input row, in input order."""
     from service.autoencoder import find, load  # noqa: PLC0415
-    from service.files import count_ticks, tick_files  # noqa: PLC0415
-    from service.replay import Origin  # noqa: PLC0415
+    from service.files import Rejects, check_output, count_ticks, not_read, tick_files  # noqa: PLC0415
+    from service.replay import Origin, out_of_order  # noqa: PLC0415
     from service.replay import replay as score_files  # noqa: PLC0415
     from service.scorer import Scorer  # noqa: PLC0415
 
     paths = [path for file in files for path in tick_files(file)]
+    check_output(output, paths)
+    for unknown in dict.fromkeys(", ".join(not_read(path)) for path in paths):
+        if unknown:
+            _tell(f"not used, since a tick has no such columns: {unknown}")
     scorer = Scorer(load(find(model)), alert_budget, stream_idle_hours)
-    rejects = Rejects()
+    rejects = Rejects(_tell)
     names = [str(path.resolve()) for path in paths]
     made = Origin(scorer.model.id, str(scorer.model.path.resolve()), alert_budget, stream_idle_hours, names)
     began = time.monotonic()
     with _progress() as bar:
         task = bar.add_task("scoring", total=count_ticks(paths))
-        rows, alerts = score_files(
+        totals = score_files(
             *(paths, scorer, output),
             explain=explain,
             progress=lambda n: bar.advance(task, n),
@@ -139,9 +129,14 @@ def replay(
             made=made,
         )
     seconds = time.monotonic() - began
+    if words := out_of_order(totals):
+        _tell(words)
     typer.echo(
-        f"wrote {output}: rows={rows} alerts={alerts} rejected={rejects.n} model={scorer.model.id} seconds={seconds:.1f}"
+        f"wrote {output}: rows={totals.rows} alerts={totals.alerts} incidents={totals.incidents}"
+        f" late={totals.late.total()} repeated={totals.repeated} rejected={rejects.n}"
+        f" model={scorer.model.id} seconds={seconds:.1f}"
     )
+    rejects.check(totals.rows)
 
 
 @app.command()
@@ -260,14 +255,16 @@ def score(
     """Let a running `tickwatch serve` score files of ticks; the API key, if it needs one, comes from TICKWATCH_API_KEY."""
     from service.ask import ask  # noqa: PLC0415
     from service.client import Client  # noqa: PLC0415
-    from service.files import count_ticks, tick_files  # noqa: PLC0415
+    from service.files import Rejects, check_output, count_ticks, tick_files  # noqa: PLC0415
 
     paths = [path for file in files for path in tick_files(file)]
-    rejects = Rejects()
+    check_output(output, paths)
+    rejects = Rejects(_tell)
     with _progress() as bar, Client(url, os.environ.get("TICKWATCH_API_KEY", "")) as client:
         task = bar.add_task("scoring", total=count_ticks(paths))
         rows, alerts = ask(paths, client, output, progress=lambda n: bar.advance(task, n), rejected=rejects.tell)
     typer.echo(f"wrote {output}: rows={rows} alerts={alerts} rejected={rejects.n}")
+    rejects.check(rows + rejects.n)
 
 
 keys = typer.Typer(help="The API keys of `tickwatch serve`.", no_args_is_help=True)
@@ -356,6 +353,11 @@ def _tracing(endpoint: str | None) -> Tracing | None:
             f"--otlp-endpoint needs {error.name}, which is not installed: pip install 'tickwatch[traces]'"
         ) from error
     return Tracing(endpoint)
+
+
+def _tell(words: str) -> None:
+    """A line to whoever looks on."""
+    errors.print(words, markup=False, highlight=False, soft_wrap=True)
 
 
 def _secret(flag: str, file: Path | None) -> str:

@@ -167,6 +167,8 @@ def _floats(name: str, column: pa.Array) -> tuple[NDArray[np.float64], dict[int,
             odd = {i: _bytes(texts[i : i + 1])[0] for i in np.flatnonzero(lost).tolist()}
     elif not (types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind) or types.is_null(kind)):
         raise _wrong_type(name, column, "numbers")
+    if types.is_decimal(kind):
+        column = column.cast(pa.string())  # from which the nearest float64 is made: Arrow's own cast may miss it
     values: NDArray[np.float64] = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     return values, odd
 

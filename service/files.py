@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -23,7 +23,9 @@ from service.ticks import NUMBERS, Ticks, decode
 
 SUFFIXES: Final = (".parquet", ".csv", ".csv.gz", ".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
 CHUNK_ROWS: Final = 65_536
+COLUMNS: Final = ("stream", "ts", *NUMBERS, "seq")
 
+_OURS: Final = (631_152_000 * 10**9, 4_102_444_800 * 10**9)  # 1990 to 2100
 _BOM: Final = b"\xef\xbb\xbf"
 _UNREADABLE: Final = (OSError, EOFError, zlib.error, pa.ArrowException)
 
@@ -39,6 +41,33 @@ class FileChunk:
 
     ticks: Ticks
     rejects: list[DeadLetter]
+
+
+class Rejects:
+    """Counts the rows that could not be read, and tells the first of them."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.n = 0
+        self._say = say
+
+    def tell(self, path: Path, letter: DeadLetter) -> None:
+        """One more."""
+        self.n += 1
+        if self.n <= 5:
+            self._say(f"{path}, row {letter.offset}: {letter.reason}")
+
+    def check(self, rows: int) -> None:
+        """Raise TickwatchError where these were all the rows there are."""
+        if self.n == rows:
+            raise TickwatchError(f"none of the {rows} rows could be read, the first ones for the reasons above")
+
+
+def check_output(output: Path, inputs: list[Path]) -> None:
+    """Raise TickwatchError where scores would take the place of ticks, or the name of another format."""
+    if output.resolve() in [path.resolve() for path in inputs]:
+        raise TickwatchError(f"--output {output}: holds ticks that are to be scored; name another file")
+    if output.name.lower().endswith(SUFFIXES[1:]):
+        raise TickwatchError(f"--output {output}: scores are written as Parquet; let its name end with .parquet")
 
 
 @contextmanager
@@ -81,13 +110,16 @@ def read_ticks(path: Path, start: int = 0, rows: int = CHUNK_ROWS) -> Iterator[F
     Columns are `ts` (integer nanoseconds since 1970, a timestamp of any unit and zone, or ISO 8601 text), `price` and,
     where the file has them, `stream` (else all rows are one stream named after the file) and the other numbers of a
     tick and its `seq`; a null, an empty cell and NaN are missing. Blank lines are no rows, and a CSV cell holds no line
-    break. Raises TickwatchError, at the first chunk or later, when the file and not one of its rows is at fault.
+    break. Raises TickwatchError, at the first chunk or later, when the file and not one of its rows is at fault: it can't be
+    read, or all its times are those of 1970 and would be of our days if they counted something else than nanoseconds.
     """
     suffix = _suffix(path)
     read = {".parquet": _read_parquet, ".csv": _read_csv}.get(suffix.removesuffix(".gz"), _read_json)
     empty = start == 0
     try:
         for ticks, rejects in read(path, start, rows):
+            if len(ticks):
+                _check_unit(int(ticks.ts.min()), int(ticks.ts.max()))
             empty = False
             yield FileChunk(ticks, rejects)
     except TickwatchError as error:
@@ -96,6 +128,19 @@ def read_ticks(path: Path, start: int = 0, rows: int = CHUNK_ROWS) -> Iterator[F
         raise _unreadable(path, error) from error
     if empty:
         raise TickwatchError(f"{path} holds no ticks; remove it or give another file")
+
+
+def not_read(path: Path) -> list[str]:
+    """Columns of a Parquet or CSV file that are none of a tick's. Raises TickwatchError when it can't be read."""
+    suffix = _suffix(path)
+    try:
+        if suffix == ".parquet":
+            names = pq.read_schema(path).names
+        else:
+            names = _names(next(_lines(path), b"")) if suffix.startswith(".csv") else []
+    except _UNREADABLE as error:
+        raise _unreadable(path, error) from error
+    return [name for name in names if name and name not in COLUMNS]
 
 
 def default_stream(path: Path) -> str:
@@ -155,7 +200,7 @@ def _read_csv(path: Path, start: int, rows: int) -> Iterator[tuple[Ticks, list[D
     header = next(lines, None)
     if header is None:
         return
-    names = [cell.decode("utf-8", "replace").strip() for cell in _cells(header)]
+    names = _names(header)
     wanted = _wanted(names)
     lines = islice(lines, start, None)
     at = start
@@ -171,6 +216,10 @@ def _read_csv(path: Path, start: int, rows: int) -> Iterator[tuple[Ticks, list[D
         rejects += decode(as_records(offset[~whole], torn))[1]
         yield ticks, sorted(rejects, key=lambda reject: reject.offset)
         at += len(batch)
+
+
+def _names(header: bytes) -> list[str]:
+    return [cell.decode("utf-8", "replace").strip() for cell in _cells(header)]
 
 
 def _cells(line: bytes) -> list[bytes]:
@@ -199,9 +248,19 @@ def _read_parquet(path: Path, start: int, rows: int) -> Iterator[tuple[Ticks, li
                 yield to_ticks(columns, np.arange(at - len(rest), at), default_stream(path))
 
 
+def _check_unit(first: int, last: int) -> None:
+    """Raise TickwatchError where times lie in 1970 that would all be of our days in another unit."""
+    for unit, factor in (("seconds", 10**9), ("milliseconds", 10**6), ("microseconds", 10**3)):
+        if _OURS[0] <= first * factor and last * factor < _OURS[1]:
+            raise TickwatchError(
+                f"ts {first} is in January 1970; it looks like {unit}, but must be nanoseconds since 1970:"
+                f" multiply by {factor:,} or store timestamps"
+            )
+
+
 def _wanted(names: list[str]) -> list[str]:
     """The columns of a tick among those of a file. Raises TickwatchError when it lacks one or has one twice."""
-    wanted = [n for n in ("stream", "ts", *NUMBERS, "seq") if n in names]
+    wanted = [n for n in COLUMNS if n in names]
     found = ", ".join(map(repr, names))[:300]
     for name in ("ts", "price"):
         if name not in wanted:

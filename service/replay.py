@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import compress
 from pathlib import Path
 
 import msgspec
@@ -13,18 +16,22 @@ import pyarrow.parquet as pq
 from service.alerts import CONTRIBUTIONS, contributions
 from service.errors import TickwatchError
 from service.files import read_ticks, whole
+from service.judge import OPENED, PHASES
 from service.logs import DeadLetter
 from service.scorer import Scored, Scorer
 
-SCHEMA = pa.schema(
+SCORES = pa.schema(
     [
         ("stream", pa.string()),
         ("ts", pa.int64()),
         ("score", pa.float64()),
         ("threshold", pa.float64()),
         ("alert", pa.bool_()),
+        ("phase", pa.string()),
     ]
 )
+SCHEMA = SCORES.append(pa.field("rejected", pa.string()))
+MOST_LATE = 0.1  # of a stream's ticks: with more of them its file is hardly in the order of its feed
 ORIGIN = b"tickwatch.replay"
 
 
@@ -56,6 +63,18 @@ def origin(scores: Path) -> Origin | None:
 EXPLAINED = pa.schema([*SCHEMA, *((f"explain_{name}", pa.float32()) for name in CONTRIBUTIONS)])
 
 
+@dataclass
+class Totals:
+    """What a replay came to. `rows` are all rows, `ticks` and `late` those of each stream that have a score."""
+
+    rows: int = 0
+    alerts: int = 0
+    incidents: int = 0
+    repeated: int = 0
+    ticks: Counter[str] = field(default_factory=Counter)
+    late: Counter[str] = field(default_factory=Counter)
+
+
 def replay(
     files: list[Path],
     scorer: Scorer,
@@ -65,29 +84,46 @@ def replay(
     progress: Callable[[int], None],
     rejected: Callable[[Path, DeadLetter], None],
     made: Origin | None = None,
-) -> tuple[int, int]:
-    """Score the files one after another into the Parquet file `output`; returns (rows, alerts).
+) -> Totals:
+    """Score the files one after another into the Parquet file `output`.
 
-    A row that can't be read has no score and is told to `rejected`. With `explain` there is a column per feature: how
-    improbable that feature alone is, -log10 of a tail probability. `made` is kept beside the scores. Raises TickwatchError
-    when `output` can't be written.
+    `phase` is "opened" where an incident begins, "updated" where it has become worse, both of them alerts, else "none". A row
+    that can't be read has no score, has the reason in the column `rejected`, and is told to `rejected`. With `explain` there
+    is a column per feature: how improbable that feature alone is, -log10 of a tail probability. `made` is kept beside the
+    scores. Raises TickwatchError when `output` can't be written.
     """
     schema = EXPLAINED if explain else SCHEMA
     if made is not None:
         schema = schema.with_metadata({ORIGIN: msgspec.json.encode(made)})
-    rows = alerts = 0
+    totals = Totals()
     with whole(output) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as writer:
         for path in files:
             for chunk in read_ticks(path):
                 scored = scorer.score(chunk.ticks)
                 table = _table(scored, scorer.threshold, chunk.rejects, schema)
                 writer.write_table(table)
-                rows += len(table)
-                alerts += int(scored.verdicts.alert.sum())
+                totals.rows += len(table)
+                totals.alerts += int(scored.verdicts.alert.sum())
+                totals.incidents += int((scored.verdicts.phase == OPENED).sum())
+                totals.repeated += int((scored.features.repeats > 0).sum())
+                totals.ticks.update(scored.ticks.stream)
+                totals.late.update(compress(scored.ticks.stream, scored.features.lateness > 0))
                 for letter in chunk.rejects:
                     rejected(path, letter)
                 progress(len(table))
-    return rows, alerts
+    return totals
+
+
+def out_of_order(totals: Totals) -> str:
+    """A warning where the ticks of a replay can't have been in their feed's order, else nothing."""
+    streams = [stream for stream, late in totals.late.items() if late > MOST_LATE * totals.ticks[stream]]
+    if not streams:
+        return ""
+    worst = max(streams, key=lambda stream: totals.late[stream])
+    return (
+        f"{totals.late[worst]:,} of the {totals.ticks[worst]:,} ticks of {worst} are older than one before them, and teach"
+        f" nothing of their stream: is the file sorted by ts? (streams with more than {MOST_LATE:.0%}: {len(streams)})"
+    )
 
 
 def _table(scored: Scored, threshold: float, rejects: list[DeadLetter], schema: pa.Schema) -> pa.Table:
@@ -99,6 +135,8 @@ def _table(scored: Scored, threshold: float, rejects: list[DeadLetter], schema: 
         "score": pa.array(verdicts.score),
         "threshold": pa.array(np.full(len(ticks), threshold)),
         "alert": pa.array(verdicts.alert),
+        "phase": pa.array(np.array(PHASES)[verdicts.phase]),
+        "rejected": pa.nulls(len(ticks), pa.string()),
     }
     if len(schema) > len(columns):
         shares = contributions(verdicts.tails)
@@ -110,5 +148,7 @@ def _table(scored: Scored, threshold: float, rejects: list[DeadLetter], schema: 
     blank_columns = {name: pa.nulls(len(rejects), schema.field(name).type) for name in schema.names}
     blank_columns["threshold"] = pa.repeat(threshold, len(rejects))
     blank_columns["alert"] = pa.repeat(pa.scalar(value=False), len(rejects))
+    blank_columns["phase"] = pa.repeat("none", len(rejects))
+    blank_columns["rejected"] = pa.array([letter.reason for letter in rejects])
     blank = pa.table(blank_columns, schema=schema)
     return pa.concat_tables([table, blank]).take(np.argsort(offsets, kind="stable"))

@@ -96,6 +96,9 @@ def parse_ts(text: str) -> int:
 def explain(error: msgspec.ValidationError) -> str:
     """What is wrong with a tick's fields, the field first."""
     what, _, where = str(error).partition(" - at `$.")
+    missing = what.removeprefix("Object missing required field ")
+    if missing != what:
+        return f"{missing.strip('`')} is missing"
     return f"{where.rstrip('`')}: {what}" if where else what
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import typer
@@ -86,6 +87,29 @@ def test_rejected_rows_are_told_with_file_row_and_reason(tmp_path: Path) -> None
     found = tickwatch(tmp_path, "replay", "t.jsonl", "-o", "out.parquet")
     assert "t.jsonl, row 20: not JSON" in found.stderr
     assert "rejected=1" in found.stdout
+    assert found.returncode == 0
+
+
+def test_a_replay_that_scores_nothing_fails(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("ts,price\n" + "1,x\n" * 9)
+    found = tickwatch(tmp_path, "replay", "t.csv", "-o", "out.parquet")
+    assert found.returncode == 1
+    assert "none of the 9 rows could be read" in found.stderr
+    assert pq.read_table(tmp_path / "out.parquet")["rejected"].null_count == 0
+
+
+def test_a_file_in_the_wrong_order_and_columns_that_are_not_used_are_told(tmp_path: Path) -> None:
+    ticks = random_ticks(300, streams=2)
+    columns = {"ts": ticks.ts[::-1], "price": ticks.price, "symbol": ticks.stream}
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    found = tickwatch(tmp_path, "replay", "t.parquet", "-o", "out.parquet")
+    assert found.returncode == 0
+    assert "late=299 " in found.stdout
+    assert "a tick has no such columns: symbol" in found.stderr
+    assert "299 of the 300 ticks of t are older than one before them" in found.stderr
+    assert "sorted by ts?" in found.stderr
+    pq.write_table(pa.table({"ts": ticks.ts, "price": ticks.price, "stream": ticks.stream}), tmp_path / "t.parquet")
+    assert tickwatch(tmp_path, "replay", "t.parquet", "-o", "out.parquet").stderr == ""
 
 
 @pytest.mark.parametrize(
@@ -94,6 +118,9 @@ def test_rejected_rows_are_told_with_file_row_and_reason(tmp_path: Path) -> None
         (["replay", "nowhere.csv", "-o", "o.parquet"], "nowhere.csv does not exist", 1),
         (["replay", "model", "-o", "o.parquet", "--model", "t.jsonl"], "model t.jsonl: not an ONNX file", 3),
         (["replay", "model", "-o", "nowhere/o.parquet"], "--output nowhere/o.parquet", 1),
+        (["replay", "model", "-o", "./t.jsonl"], "--output t.jsonl: holds ticks", 1),
+        (["replay", "model", "-o", "o.csv"], "--output o.csv: scores are written as Parquet", 1),
+        (["score", "model", "-o", "o.csv"], "--output o.csv: scores are written as Parquet", 1),
         (["train", "--data", ".", "-o", "m.onnx", "--cell", "cnn"], "--cell cnn", 1),
         (["train", "-o", "m.onnx"], "give either --data or --from-kafka", 1),
         (["train", "-o", "m.onnx", "--data", ".", "--from-kafka", "ticks"], "give either --data or --from-kafka", 1),

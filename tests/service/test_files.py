@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import TickwatchError
-from service.files import FileChunk, count_ticks, read_ticks, tick_files
+from service.files import FileChunk, count_ticks, not_read, read_ticks, tick_files
 from service.logs import DeadLetter, Records
 from service.ticks import NO_SEQ, NUMBERS, Ticks, decode, encode
 
@@ -32,7 +32,8 @@ ROWS = st.lists(
     st.fixed_dictionaries(
         {
             "stream": st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=8),
-            "ts": st.integers(0, 2**62),
+            "ts": st.integers(0, 10**8)
+            | st.integers(10**16, 2**62),  # between them lie our days in seconds to microseconds
             "price": _price,
             "seq": st.none() | st.integers(0, 2**63 - 1),
             **{n: st.none() | _price for n in ("bid", "ask")},
@@ -262,7 +263,7 @@ def test_parquet_times_of_every_type_are_nanoseconds(
     rows: list[Row] = [{"ts": value, "price": 1.0}, {"ts": None, "price": 1.0}]
     chunk = read(write_parquet(tmp_path / "x.parquet", rows, {"ts": kind}))
     assert chunk.ticks.ts.tolist() == [expected]
-    assert reasons(chunk) == {1: "Object missing required field `ts`"}
+    assert reasons(chunk) == {1: "ts is missing"}
 
 
 @pytest.mark.parametrize(
@@ -281,6 +282,41 @@ def test_parquet_numbers_of_every_type_are_read(tmp_path: Path, kind: pa.DataTyp
     assert ticks.price.tolist() == [2.5, 2.5]
     assert np.isnan(ticks.bid[0])
     assert ticks.bid[1] == 2.5
+
+
+def test_decimals_become_the_nearest_float(tmp_path: Path) -> None:
+    prices = [Decimal(cents).scaleb(-4) for cents in range(1_899_000, 1_909_000, 7)]
+    rows: list[Row] = [{"ts": T, "price": price} for price in prices]
+    ticks = read(write_parquet(tmp_path / "x.parquet", rows, {"price": pa.decimal128(18, 4)})).ticks
+    assert ticks.price.tolist() == [float(price) for price in prices]
+
+
+@pytest.mark.parametrize(
+    ("unit", "factor"), [("seconds", "1,000,000,000"), ("milliseconds", "1,000,000"), ("microseconds", "1,000")]
+)
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+def test_times_in_another_unit_than_nanoseconds_are_told_with_the_factor(
+    tmp_path: Path, suffix: str, unit: str, factor: str
+) -> None:
+    ts = [(NS + i * 10**9) // int(factor.replace(",", "")) for i in range(3)]
+    path = tmp_path / f"x{suffix}"
+    if suffix == ".parquet":
+        pq.write_table(pa.table({"ts": ts, "price": [1.0] * 3}), path)
+    else:
+        path.write_text("".join(f'{{"ts": {t}, "price": 1}}\n' for t in ts))
+    with pytest.raises(TickwatchError, match=rf"x{suffix}: ts {ts[0]} .* looks like {unit}.* multiply by {factor}"):
+        list(read_ticks(path))
+
+
+def test_columns_that_no_tick_has_are_known(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"ts": [1], "price": [1.0], "symbol": ["A"], "kind": [0]}), tmp_path / "x.parquet")
+    (tmp_path / "x.csv").write_text("bidsize,ts,price,,seq\n")
+    (tmp_path / "x.jsonl").write_text('{"venue": 1}\n')
+    found = [not_read(tmp_path / f"x.{kind}") for kind in ("parquet", "csv", "jsonl")]
+    assert found == [["symbol", "kind"], ["bidsize"], []]
+    (tmp_path / "y.parquet").write_bytes(b"junk")
+    with pytest.raises(TickwatchError, match="is the file complete"):
+        not_read(tmp_path / "y.parquet")
 
 
 def test_a_name_that_is_not_utf8_rejects_its_row_of_a_parquet_file(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from service.alerts import CONTRIBUTIONS
 from service.autoencoder import load
 from service.errors import TickwatchError
+from service.judge import PHASES
 from service.logs import DeadLetter
 from service.replay import SCHEMA, replay
 from service.scorer import Scorer
@@ -48,6 +49,8 @@ def test_scores_are_those_of_the_serving_code_in_input_order(tmp_path: Path, cel
     assert np.array_equal(found["ts"].to_numpy(), TICKS.ts)
     assert np.array_equal(found["score"].to_numpy(), scored.score)
     assert np.array_equal(found["alert"].to_numpy(), scored.alert)
+    assert found["phase"].to_pylist() == [PHASES[phase] for phase in scored.phase]
+    assert found["rejected"].null_count == len(TICKS)
     assert reasons == []
 
 
@@ -69,6 +72,8 @@ def test_rows_that_cannot_be_read_keep_their_place_without_a_score(tmp_path: Pat
     assert [i for i, s in enumerate(found["score"].to_pylist()) if s is None] == [3, 49]
     assert found["alert"].null_count == found["threshold"].null_count == 0
     assert [r.split()[0] for r in reasons] == ["a.jsonl:3", "a.jsonl:49"]
+    assert found["rejected"].drop_null().to_pylist() == [r.partition(" ")[2] for r in reasons]
+    assert found["phase"].take([3, 49]).to_pylist() == ["none", "none"]
     kept = TICKS.take(np.delete(np.arange(50), [3, 49]))
     expected = Scorer(load(shipped("gru")), 20).score(kept).verdicts.score
     assert np.array_equal(found["score"].drop_null().to_numpy(), expected)
