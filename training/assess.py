@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import msgspec
 from rich.console import Console
@@ -22,6 +23,7 @@ from training.evaluate import TOLERANCE, Candidate
 from training.history import History, read_history
 from training.inject import CLEAN_ROWS
 from training.linear import served
+from training.otherkinds import OTHER_KINDS
 from training.report import Report
 from training.scoreboard import (
     CONFIDENCE,
@@ -35,6 +37,8 @@ from training.scoreboard import (
     stream_table,
 )
 from training.unseen import unseen
+
+KINDS_OF: Final = {"standard": KINDS, "other": OTHER_KINDS}
 
 
 @dataclass(frozen=True)
@@ -55,20 +59,24 @@ def assess(
     console: Console,
     clean: int = CLEAN_ROWS,
     leave_one_out: bool = False,
+    kinds: str = "standard",
 ) -> Assessed:
     """Evaluate models on the tick file or folder `data` with injected anomalies; `output` gets the report and results.json.
 
     Injection seeds are 1 to `injections`; `budget` is the promised one that is tabulated; the first `clean` ticks of each
-    stream hold no anomaly. With `leave_one_out` each stream is judged by what was learned from the others. Raises
-    TickwatchError, and Interrupted on Ctrl-C.
+    stream hold no anomaly, the others those of the set `kinds`, "standard" or "other". With `leave_one_out` each stream is
+    judged by what was learned from the others. Raises TickwatchError, and Interrupted on Ctrl-C.
     """
     began = time.monotonic()
     _prepare(output)
+    if kinds not in KINDS_OF:
+        raise TickwatchError(f"--kinds {kinds}: there are none of that name; choose from {', '.join(KINDS_OF)}")
+    chosen = KINDS_OF[kinds]
     opened = [load(find(name)) for name in models]
     candidates = contestants(opened)
     seeds = range(1, injections + 1)
     history = read_history(data)
-    streams, why_not = usable(history.streams, seeds, clean)
+    streams, why_not = usable(history.streams, seeds, clean, chosen)
     for reason in why_not:
         console.print(f"left out: {reason}", markup=False, highlight=False)
     if opened:
@@ -77,12 +85,12 @@ def assess(
     if leave_one_out:
         by_id = {model.id: model for model in opened}
         models_of = [(candidate, by_id[candidate.name]) for candidate in candidates]
-        runs = unseen(models_of, baselines, history, streams, seeds, budgets, output / "runs", console, clean)
+        runs = unseen(models_of, baselines, history, streams, seeds, budgets, output / "runs", console, clean, chosen)
     else:
         if baselines:
             candidates += learned(streams, console)
-        runs = benchmark(candidates, streams, seeds, budgets, console, clean)
-    written(runs, _words(opened, history, streams, runs, injections, leave_one_out), budget).write(output)
+        runs = benchmark(candidates, streams, seeds, budgets, console, clean, chosen)
+    written(runs, _words(opened, history, streams, runs, injections, leave_one_out, len(chosen)), budget).write(output)
     save(runs, history, output)
     return Assessed(len(runs), time.monotonic() - began)
 
@@ -130,13 +138,14 @@ def _words(
     runs: Sequence[Run],
     injections: int,
     leave_one_out: bool,
+    kinds: int,
 ) -> list[str]:
     of_one = [run for run in runs if run.candidate == runs[0].candidate]
     events = sum(len(run.result.events) for run in of_one)
     words = [
         (
             f"{sum(map(len, streams)):,} ticks of {len(streams)} streams (data {history.fingerprint[:8]}), with"
-            f" {events:,} anomalies of up to {len(KINDS)} kinds, drawn anew {injections} times. Detectors see one stream at a"
+            f" {events:,} anomalies of up to {kinds} kinds, drawn anew {injections} times. Detectors see one stream at a"
             " time, each tick once and in order. Only ticks after the clean head count."
         ),
         *method(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,10 +13,12 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from service.errors import TickwatchError
 from service.ticks import Ticks
+from training.anomalies import KINDS
 from training.baselines import BASELINES
 from training.evaluate import Candidate, Result, evaluate
 from training.fit import Interrupted
 from training.inject import CLEAN_ROWS, Injected, inject
+from training.market import Kind
 
 PROMISES: Final = (5.0, 10.0, 20.0, 50.0, 100.0, 200.0)  # alert budgets at which a promise is held against what came
 TRAINING_SHARE: Final = 0.85  # of each stream, its first ticks: what `tickwatch train` learns from by default
@@ -57,6 +59,7 @@ def benchmark(
     budgets: Sequence[float],
     console: Console,
     clean: int = CLEAN_ROWS,
+    kinds: Mapping[str, Kind] = KINDS,
 ) -> list[Run]:
     """All runs: by stream, then by injection seed, then in the order of the candidates; `budgets` are those promised.
 
@@ -69,7 +72,7 @@ def benchmark(
         try:
             for ticks in streams:
                 for seed in injections:
-                    injected = inject(ticks, seed, clean)
+                    injected = inject(ticks, seed, clean, kinds)
                     where = f"{ticks.stream[0]}, injection {seed} of {max(injections)}"
                     for candidate in candidates:
                         bar.update(task, description=f"{where}: {candidate.name}")
@@ -93,7 +96,7 @@ def _run(candidate: Candidate, injected: Injected, seed: int, budgets: Sequence[
 
 
 def usable(
-    streams: dict[str, Ticks], injections: Sequence[int], clean: int = CLEAN_ROWS
+    streams: dict[str, Ticks], injections: Sequence[int], clean: int = CLEAN_ROWS, kinds: Mapping[str, Kind] = KINDS
 ) -> tuple[list[Ticks], list[str]]:
     """The streams into which every injection puts an anomaly, and a sentence for each of the others.
 
@@ -102,7 +105,7 @@ def usable(
     kept, why_not = [], []
     for ticks in streams.values():
         try:
-            if all(inject(ticks, seed, clean).events for seed in injections):
+            if all(inject(ticks, seed, clean, kinds).events for seed in injections):
                 kept.append(ticks)
             else:
                 why_not.append(f"stream {ticks.stream[0]!r} is too short to hold an anomaly")

@@ -194,6 +194,13 @@ def evaluate(
     budget: Annotated[
         float, typer.Option("--budget", help="Alert budget whose promise is tabulated.", min=0.1, max=10_000)
     ] = 20.0,
+    kinds: Annotated[
+        str,
+        typer.Option(
+            "--kinds",
+            help="Kinds of anomaly: standard, the 19 that the judge was chosen by, or other, 28 that it was not made for.",
+        ),
+    ] = "standard",
     leave_one_out: Annotated[
         bool,
         typer.Option(
@@ -212,7 +219,9 @@ def evaluate(
     if not model and not baselines:
         raise TickwatchError("there is nothing to evaluate; give --model, --baselines, or both")
     console = Console(stderr=True)
-    done = assess(data, model or [], baselines, injections, budget, output, console, leave_one_out=leave_one_out)
+    done = assess(
+        *(data, model or [], baselines, injections, budget, output, console), leave_one_out=leave_one_out, kinds=kinds
+    )
     typer.echo(f"wrote {output / 'report.html'}: runs={done.runs} seconds={done.seconds:.0f}")
 
 

@@ -6,7 +6,7 @@ event at a random print and apart from all others, in the units of the market ar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from service.errors import TickwatchError
 from service.ticks import Ticks
-from training.anomalies import GRID, KINDS, Edit, Kind, Market, measure
+from training.anomalies import KINDS
+from training.market import GRID, Edit, Kind, Market, measure
 
 CLEAN_ROWS: Final = 30_000
 SPACING: Final = 400  # rows between two events, so that the alerts of one are not taken for the other's
@@ -42,21 +43,20 @@ class Injected:
     clean: int
 
 
-def inject(ticks: Ticks, seed: int, clean: int = CLEAN_ROWS, kinds: Sequence[str] | None = None) -> Injected:
-    """The ticks of one stream with anomalies of the given kinds (all, if None) after the first `clean` rows.
+def inject(ticks: Ticks, seed: int, clean: int = CLEAN_ROWS, kinds: Mapping[str, Kind] = KINDS) -> Injected:
+    """The ticks of one stream with anomalies of the given kinds after the first `clean` rows.
 
     Kinds that the feed can't show are left out, as is an event for which many drawn places had no room or, like a stale
     quote in a market that stands still, no visible effect. Offsets are counted anew. Raises TickwatchError for ticks of
-    several streams, too few of them, prices that are not positive, or a kind that does not exist.
+    several streams, too few of them, or prices that are not positive.
     """
-    wanted = KINDS if kinds is None else {name: KINDS[name] for name in kinds if name in KINDS}
-    _check(ticks, clean, set(kinds or ()) - set(KINDS))
+    _check(ticks, clean)
     market = measure(ticks)
     rng = np.random.default_rng(seed)
     places = market.prints[(market.prints >= max(clean, 1)) & (market.prints < len(ticks) - _TAIL_ROWS)]
     rows = len(ticks) - clean
     taken: list[tuple[str, Edit]] = []
-    for name, kind in wanted.items():
+    for name, kind in kinds.items():
         if not kind.needs <= market.shows:
             continue
         for _ in range(int(kind.rate * rows / 100_000 + rng.random())):
@@ -67,9 +67,7 @@ def inject(ticks: Ticks, seed: int, clean: int = CLEAN_ROWS, kinds: Sequence[str
     return _apply(ticks, taken, clean)
 
 
-def _check(ticks: Ticks, clean: int, unknown: set[str]) -> None:
-    if unknown:
-        raise TickwatchError(f"there is no anomaly {min(unknown)!r}; choose from {', '.join(KINDS)}")
+def _check(ticks: Ticks, clean: int) -> None:
     streams = set(ticks.stream)
     if len(streams) != 1:
         raise TickwatchError(f"anomalies are injected into one stream at a time, these ticks are of {len(streams)}")
@@ -95,16 +93,18 @@ def _place(
 
 
 def _is_visible(market: Market, edit: Edit) -> bool:
-    """Whether rows were added, moved or re-timed, or at least half of the event's prints differ from what they were."""
+    """Whether rows were added, moved or re-timed, or at least half of the event's prints differ from what they were.
+
+    Sizes quoted count only where nothing else was to change.
+    """
     price = edit.changed.get("price", np.ones(1))
     if not (np.isfinite(price) & (price > 0)).all():
         return False
     if "ts" in edit.changed or not np.array_equal(edit.source, np.arange(edit.start, edit.stop)):
         return True
     differs = np.zeros(len(edit.source), np.bool_)
-    for name, values in edit.changed.items():
-        if name in GRID:
-            differs |= values != getattr(market.ticks, name)[edit.source]
+    for name in [name for name in edit.changed if name in GRID] or edit.changed:
+        differs |= edit.changed[name] != getattr(market.ticks, name)[edit.source]
     return bool(differs[np.isin(edit.source, market.prints)].mean() >= 0.5)
 
 

@@ -6,7 +6,7 @@ of the Royal Statistical Society B 36(2).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
@@ -21,6 +21,7 @@ from training.evaluate import Candidate
 from training.fit import Settings
 from training.history import History, fingerprint
 from training.linear import served
+from training.market import Kind
 from training.trainings import trained
 
 
@@ -34,6 +35,7 @@ def unseen(
     folder: Path,
     console: Console,
     clean: int,
+    kinds: Mapping[str, Kind],
 ) -> list[Run]:
     """The runs of `benchmark` on `streams`, each by models trained on all other streams of the history, under `folder`.
 
@@ -47,7 +49,7 @@ def unseen(
         candidates = [_anew(candidate, model, others, folder, ticks.stream[0], console) for candidate, model in models]
         if baselines:
             candidates += learned(list(others.streams.values()), console)
-        runs += benchmark(candidates, [ticks], injections, budgets, console, clean)
+        runs += benchmark(candidates, [ticks], injections, budgets, console, clean, kinds)
     return runs
 
 

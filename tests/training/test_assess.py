@@ -96,6 +96,16 @@ def test_ctrl_c_while_baselines_learn_ends_with_a_sentence(monkeypatch: pytest.M
         learned([random_ticks(3_000, streams=1)], QUIET)
 
 
+def test_other_kinds_are_told_apart_from_the_standard_ones(data: Path, tmp_path: Path) -> None:
+    assess(data, ["gru"], False, 1, 20.0, tmp_path / "out", QUIET, CLEAN, kinds="other")
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "anomalies of up to 28 kinds" in report
+    assert "time_ahead" in report
+    assert "wild_print" not in report
+    with pytest.raises(TickwatchError, match=r"--kinds others: .*choose from standard, other"):
+        assess(data, ["gru"], False, 1, 20.0, tmp_path / "out", QUIET, CLEAN, kinds="others")
+
+
 def test_an_output_that_cannot_be_made_is_found_out_first(data: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(TickwatchError, match=r"--output .* can't be made .*; give another folder"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import cache
 
@@ -15,20 +16,28 @@ from numpy.typing import NDArray
 from service.errors import TickwatchError
 from service.ticks import NUMBERS, Ticks, problems
 from tests.samples import REAL, needs_real_ticks, random_ticks
-from training.anomalies import KINDS, measure
+from training.anomalies import KINDS
 from training.history import read_history
 from training.inject import CLEAN_ROWS, SPACING, Event, Injected, inject
+from training.market import Kind, measure
+from training.otherkinds import OTHER_KINDS
 
 ROWS = 60_000
 CLEAN = 5_000
 NEEDS_QUOTES = {"spread_blowout", "crossed_book", "stale_quote", "off_book_block", "drift_from_quotes"}
 NEEDS_TRADES = {"volume_spike", "off_book_block", "drift_from_quotes", "stuck_price", "ping_pong"}
+NEEDS_QUOTES |= {"swapped_sides", "lost_quotes", "locked_quote", "wild_quote", "one_side_stale", "widening_spread"}
+NEEDS_BOOK = {"layering", "thin_book"}
+NEEDS_QUOTES |= NEEDS_BOOK | {"quote_stuffing"}
+NEEDS_SIZES = {"volume_spike", "lost_sizes", "lots_for_shares", "wash_trades", "equal_sizes"}
+NEEDS_TRADES |= {"wild_run", "lagging_price", "coarse_price", "jitter", "shuffled_prices"} | NEEDS_SIZES
 CANNOT_SHOW = {
     "trades and quotes": set(),
     "trades": NEEDS_QUOTES,
-    "prices": NEEDS_QUOTES | {"volume_spike"},
+    "prices": NEEDS_QUOTES | NEEDS_SIZES,
     "quotes": NEEDS_TRADES,
 }
+ALL_KINDS = KINDS | OTHER_KINDS
 
 
 @cache
@@ -49,6 +58,7 @@ def market(feed: str = "trades and quotes") -> Ticks:
 
 
 feeds = pytest.mark.parametrize("feed", CANNOT_SHOW)
+both = pytest.mark.parametrize("kinds", [KINDS, OTHER_KINDS], ids=["standard", "other"])
 seeds = given(seed=st.integers(0, 2**32 - 1))
 few = settings(max_examples=8, deadline=None)
 
@@ -68,7 +78,7 @@ def same(a: Ticks, b: Ticks) -> bool:
 def only(kind: str, feed: str = "trades and quotes") -> list[tuple[Event, Ticks, Ticks]]:
     """Each event of one kind, with its rows as they are and as they were."""
     ticks = market(feed)
-    injected = [inject(ticks, seed, CLEAN, [kind]) for seed in range(6)]
+    injected = [inject(ticks, seed, CLEAN, {kind: ALL_KINDS[kind]}) for seed in range(6)]
     found = [(e, i.ticks.take(np.arange(e.start, e.stop))) for i in injected for e in i.events]
     assert len(found) >= 3
     assert {event.kind for event, _ in found} == {kind}
@@ -76,17 +86,19 @@ def only(kind: str, feed: str = "trades and quotes") -> list[tuple[Event, Ticks,
 
 
 @feeds
-def test_a_feed_gets_every_kind_that_it_can_show_and_no_other(feed: str) -> None:
-    found = {event.kind for seed in range(4) for event in inject(market(feed), seed, CLEAN).events}
-    assert found == set(KINDS) - CANNOT_SHOW[feed]
+@both
+def test_a_feed_gets_every_kind_that_it_can_show_and_no_other(feed: str, kinds: dict[str, Kind]) -> None:
+    found = {event.kind for seed in range(4) for event in inject(market(feed), seed, CLEAN, kinds).events}
+    assert found == set(kinds) - CANNOT_SHOW[feed]
 
 
 @feeds
+@both
 @few
 @seeds
-def test_rows_outside_events_are_the_original_ones(feed: str, seed: int) -> None:
+def test_rows_outside_events_are_the_original_ones(feed: str, kinds: dict[str, Kind], seed: int) -> None:
     ticks = market(feed)
-    injected = inject(ticks, seed, CLEAN)
+    injected = inject(ticks, seed, CLEAN, kinds)
     outside = ~in_events(injected)
     now = injected.ticks.take(np.flatnonzero(outside))
     was = ticks.take(now.partition.astype(np.intp))
@@ -100,11 +112,12 @@ def test_rows_outside_events_are_the_original_ones(feed: str, seed: int) -> None
 
 
 @feeds
+@both
 @few
 @seeds
-def test_every_event_changes_what_its_label_covers(feed: str, seed: int) -> None:
+def test_every_event_changes_what_its_label_covers(feed: str, kinds: dict[str, Kind], seed: int) -> None:
     ticks = market(feed)
-    injected = inject(ticks, seed, CLEAN)
+    injected = inject(ticks, seed, CLEAN, kinds)
     for event in injected.events:
         rows = np.arange(event.start - 1, event.stop)
         now = injected.ticks.take(rows)
@@ -113,31 +126,38 @@ def test_every_event_changes_what_its_label_covers(feed: str, seed: int) -> None
         changed = np.zeros(len(rows), np.bool_)
         for name in NUMBERS:
             old, new = getattr(was, name), getattr(now, name)
-            changed |= (old != new) & ~np.isnan(new)
+            changed |= (old != new) & ~np.isnan(old)
         changed[1:] |= np.diff(now.ts) != np.diff(was.ts)
         is_trade = (was.size > 0) | ~(was.size > 0).any()
         assert not in_order or changed[1:][is_trade[1:]].mean() >= 0.5, event
 
 
 @feeds
+@both
 @few
 @seeds
-def test_injected_ticks_are_valid_ticks(feed: str, seed: int) -> None:
-    injected = inject(market(feed), seed, CLEAN)
+def test_injected_ticks_are_valid_ticks(feed: str, kinds: dict[str, Kind], seed: int) -> None:
+    injected = inject(market(feed), seed, CLEAN, kinds)
     ticks = injected.ticks
     assert problems({name: getattr(ticks, name) for name in NUMBERS}) == {}
     assert (ticks.price > 0).all()
     assert np.array_equal(ticks.offset, np.arange(len(ticks)))
     assert len(set(ticks.stream)) == 1
     backwards = np.flatnonzero(np.diff(ticks.ts) < 0) + 1
-    late = {i for e in injected.events if e.kind in {"duplicates", "out_of_order"} for i in range(e.start, e.stop + 1)}
+    late = {
+        i
+        for e in injected.events
+        if e.kind in {"duplicates", "out_of_order", "time_ahead"}
+        for i in range(e.start, e.stop + 1)
+    }
     assert set(backwards.tolist()) <= late
 
 
+@both
 @few
 @seeds
-def test_the_head_stays_clean_and_events_stay_apart(seed: int) -> None:
-    injected = inject(market(), seed, CLEAN)
+def test_the_head_stays_clean_and_events_stay_apart(kinds: dict[str, Kind], seed: int) -> None:
+    injected = inject(market(), seed, CLEAN, kinds)
     head = np.arange(CLEAN)
     assert same(injected.ticks.take(head), market().take(head))
     stops = [CLEAN - SPACING, *(event.stop for event in injected.events)]
@@ -145,10 +165,11 @@ def test_the_head_stays_clean_and_events_stay_apart(seed: int) -> None:
     assert all(start >= stop + SPACING for start, stop in zip(starts, stops, strict=True))
 
 
-def test_kinds_come_at_their_rates() -> None:
-    count = Counter(e.kind for seed in range(40) for e in inject(market(), seed, CLEAN).events)
+@both
+def test_kinds_come_at_their_rates(kinds: dict[str, Kind]) -> None:
+    count = Counter(e.kind for seed in range(40) for e in inject(market(), seed, CLEAN, kinds).events)
     ticks = 40 * (ROWS - CLEAN) / 100_000
-    for name, kind in KINDS.items():
+    for name, kind in kinds.items():
         assert count[name] / ticks == pytest.approx(kind.rate, rel=0.2), name
 
 
@@ -211,7 +232,7 @@ def test_a_feed_gap_is_longer_than_nearly_all_gaps() -> None:
     ticks = market()
     usual = np.quantile(np.diff(ticks.ts), 0.999)
     for seed in range(3):
-        injected = inject(ticks, seed, CLEAN, ["feed_gap"])
+        injected = inject(ticks, seed, CLEAN, {"feed_gap": KINDS["feed_gap"]})
         for event in injected.events:
             gap = injected.ticks.ts[event.start] - injected.ticks.ts[event.start - 1]
             assert 5 * usual <= gap <= 32 * usual
@@ -243,7 +264,7 @@ def test_a_replay_is_older_rows_with_new_times() -> None:
 def test_rows_out_of_order_come_late_by_a_second_or_more() -> None:
     ticks = market()
     for seed in range(3):
-        injected = inject(ticks, seed, CLEAN, ["out_of_order"])
+        injected = inject(ticks, seed, CLEAN, {"out_of_order": KINDS["out_of_order"]})
         for event in injected.events:
             now = injected.ticks.take(np.arange(event.start - 1, event.stop))
             assert 3 <= event.stop - event.start <= 20
@@ -316,13 +337,53 @@ def test_prices_drift_from_quotes_that_stay() -> None:
         assert np.array_equal(now.bid, was.bid)
 
 
+SHOWS: dict[str, Callable[[Ticks, Ticks], NDArray[np.bool_] | np.bool_ | bool]] = {
+    "layering": lambda now, was: (now.bid_size > 2 * was.bid_size.max()) | (now.ask_size > 2 * was.ask_size.max()),
+    "thin_book": lambda now, was: np.isclose(now.bid_size, 0.02 * was.bid_size, atol=1e-3),
+    "one_side_stale": lambda now, was: min(len(set(now.bid)), len(set(now.ask))) == 1,
+    "swapped_sides": lambda now, was: (now.bid == was.ask) & (now.ask == was.bid) & (now.bid_size == was.ask_size),
+    "lost_quotes": lambda now, was: (
+        np.isnan(now.bid) & np.isnan(now.ask) & np.isnan(now.bid_size) & (now.price == was.price)
+    ),
+    "locked_quote": lambda now, was: now.bid == now.ask,
+    "widening_spread": lambda now, was: 2.5 < (now.ask - now.bid)[-1] / (was.ask - was.bid)[-1] < 6.5,
+    "wild_quote": lambda now, was: (now.bid != was.bid) ^ (now.ask != was.ask),
+    "quote_stuffing": lambda now, was: (now.size == 0) & (now.ask > now.bid) & (np.ptp(now.ts) < 1e9),
+    "lagging_price": lambda now, was: np.isin(now.price, market().price) & (now.bid == was.bid),
+    "level_shift": lambda now, was: np.ptp(np.log(now.price / was.price)) < 2e-4,
+    "coarse_price": lambda now, was: len(set(now.price)) <= len(set(was.price)),
+    "jitter": lambda now, was: np.std(now.price - was.price) > np.mean(was.ask - was.bid),
+    "shuffled_prices": lambda now, was: np.sort(now.price) == np.sort(was.price),
+    "momentum_ignition": lambda now, was: (now.size >= was.size) & (abs(now.price - was.price)[-1] > 0.02),
+    "staircase": lambda now, was: len(set((now.price - was.price).round(2))) >= 3,
+    "other_instrument": lambda now, was: np.isclose(now.price / was.price, (now.price / was.price)[0]),
+    "oscillation": lambda now, was: np.ptp(np.sign((now.price - was.price).round(6))) == 2,
+    "wild_run": lambda now, was: now.bid == was.bid,
+    "numb_market": lambda now, was: np.ptp(now.price) <= 0.1 * np.ptp(was.price) + 0.011,
+    "lost_sizes": lambda now, was: np.isnan(now.size) | (was.size == 0),
+    "lots_for_shares": lambda now, was: now.size == 100 * was.size,
+    "equal_sizes": lambda now, was: len(set(now.size[was.size > 0])) == 1,
+    "wash_trades": lambda now, was: (now.size == now.size[0]) & (now.size > 0) & (now.price == now.price[0]),
+    "frozen_clock": lambda now, was: now.ts == now.ts[0],
+    "batched_times": lambda now, was: len(set(now.ts)) <= len(now) / 10 + 1,
+    "slow_ticks": lambda now, was: 7.9 < np.ptp(now.ts) / np.ptp(was.ts) < 20.1,
+    "time_ahead": lambda now, was: (now.ts - was.ts >= 1e10) & (len(now) == 1),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_KINDS)
+def test_another_kind_is_what_its_name_says(kind: str) -> None:
+    for _, now, was in only(kind):
+        assert np.all(SHOWS[kind](now, was))
+
+
 @pytest.mark.parametrize(("kind", "column"), [("stale_quote", "bid"), ("stuck_price", "price")])
 def test_nothing_is_called_frozen_where_the_market_itself_stood_still(kind: str, column: str) -> None:
     row = np.arange(ROWS)
     calm = row % 4_000 < 3_000
     still = market().take(np.where(calm, row - row % 4_000, row))
     ticks = replace(still, ts=market().ts, partition=market().partition, size=market().size)
-    events = [event for seed in range(6) for event in inject(ticks, seed, CLEAN, [kind]).events]
+    events = [event for seed in range(6) for event in inject(ticks, seed, CLEAN, {kind: ALL_KINDS[kind]}).events]
     assert len(events) >= 3
     assert all(calm[event.start : event.stop].mean() <= 0.6 for event in events)
     assert all(len(set(getattr(ticks, column)[event.start : event.stop])) > 1 for event in events)
@@ -334,24 +395,24 @@ def test_quote_rows_that_repeat_the_last_trade_go_on_doing_so() -> None:
     traded[0] = True
     last = np.maximum.accumulate(np.where(traded, np.arange(ROWS), 0))
     repeating = replace(ticks, price=ticks.price[last])
-    injected = inject(repeating, 0, CLEAN, ["off_book_block", "ping_pong", "volatility_burst", "flash_crash"])
+    kinds = ("off_book_block", "ping_pong", "volatility_burst", "flash_crash", "jitter", "numb_market")
+    injected = inject(repeating, 0, CLEAN, {kind: ALL_KINDS[kind] for kind in kinds})
     assert injected.events
     quotes = np.flatnonzero(in_events(injected) & (injected.ticks.size == 0))
     assert np.array_equal(injected.ticks.price[quotes], injected.ticks.price[quotes - 1])
 
 
 @pytest.mark.parametrize(
-    ("ticks", "kinds", "sentence"),
+    ("ticks", "sentence"),
     [
-        (random_ticks(9_000, streams=3), None, "one stream at a time, these ticks are of 3"),
-        (random_ticks(6_999, streams=1), None, "has 6999 ticks; anomalies after 5000 clean ones take 7000"),
-        (replace(random_ticks(9_000, streams=1), price=np.zeros(9_000)), None, "a price that is not positive"),
-        (random_ticks(9_000, streams=1), ["wild_prints"], "no anomaly 'wild_prints'; choose from wild_print_5, "),
+        (random_ticks(9_000, streams=3), "one stream at a time, these ticks are of 3"),
+        (random_ticks(6_999, streams=1), "has 6999 ticks; anomalies after 5000 clean ones take 7000"),
+        (replace(random_ticks(9_000, streams=1), price=np.zeros(9_000)), "a price that is not positive"),
     ],
 )
-def test_what_cannot_be_injected_into_is_refused_in_words(ticks: Ticks, kinds: list[str] | None, sentence: str) -> None:
+def test_what_cannot_be_injected_into_is_refused_in_words(ticks: Ticks, sentence: str) -> None:
     with pytest.raises(TickwatchError, match=sentence):
-        inject(ticks, 0, CLEAN, kinds)
+        inject(ticks, 0, CLEAN)
 
 
 @needs_real_ticks
@@ -359,5 +420,7 @@ def test_real_feeds_show_the_kinds_that_their_columns_allow() -> None:
     for name, ticks in read_history(REAL).streams.items():
         quotes_only = "EURUSD" in name
         hidden = CANNOT_SHOW["quotes" if quotes_only else "trades" if name == "COMEX_GC" else "trades and quotes"]
-        found = {event.kind for seed in range(4) for event in inject(ticks, seed, CLEAN_ROWS).events}
-        assert found == set(KINDS) - hidden, name
+        hidden = hidden | (NEEDS_BOOK if quotes_only else set())
+        for kinds in (KINDS, OTHER_KINDS):
+            found = {event.kind for seed in range(9) for event in inject(ticks, seed, CLEAN_ROWS, kinds).events}
+            assert found == set(kinds) - hidden, name

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from service.autoencoder import find, load
 from service.errors import TickwatchError
+from training.anomalies import KINDS
 from training.assess import assess
 from training.baselines import BASELINES
 from training.benchmark import TRAINING_SHARE, benchmark
@@ -63,7 +64,7 @@ def test_baselines_learn_from_the_other_streams_too(data: Path, tmp_path: Path) 
     (data / "C.parquet").unlink()
     history = read_history(data)
     streams = list(history.streams.values())
-    runs = unseen([], True, history, streams, [1], [100.0], tmp_path, QUIET, CLEAN)
+    runs = unseen([], True, history, streams, [1], [100.0], tmp_path, QUIET, CLEAN, KINDS)
     assert [run.candidate for run in runs] == [*BASELINES, *BASELINES]
     for ticks, other in (streams, streams[::-1]):
         train = other.take(np.arange(round(len(other) * TRAINING_SHARE)))
