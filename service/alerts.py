@@ -87,6 +87,11 @@ def _spread(observed: float) -> str:
     return f"spread {_times(observed)} its usual width"
 
 
+def _number(value: float, digits: int) -> str:
+    """So many digits that count, in groups of three and without an exponent."""
+    return f"{float(f'{value:.{digits}g}'):,.15g}"
+
+
 class _Words(NamedTuple):
     """How to tell a feature: from its own scale to natural units, the observed value in words, the expected one in short."""
 
@@ -121,7 +126,7 @@ _WORDS = {
     "volatility": _ratio("volatility"),
     "gap": _Words(math.expm1, lambda o: f"{duration(o)} since the last tick", duration),
     "rate": _ratio("tick rate"),
-    "size": _Words(math.exp, lambda o: f"size {o:.6g}", lambda e: f"{e:.3g}"),
+    "size": _Words(math.exp, lambda o: f"size {_number(o, 6)}", lambda e: _number(e, 3)),
     "size_run": _Words(math.expm1, lambda o: f"{o + 1:.0f} trades of equal size in a row", lambda e: f"{e + 1:.0f}"),
     "spread": _Words(math.sinh, _spread, _times),
     "crossed": _Words(math.sinh, lambda o: f"quote crossed by {_times(o)} its usual spread", _times),
@@ -140,7 +145,7 @@ _WORDS = {
     "alternation": _Words(
         lambda f: f, lambda o: f"{o:.0%} of the price moves reverse the move before", lambda e: f"{e:.0%}"
     ),
-    "depth": _Words(math.exp, lambda o: f"{o:.6g} quoted at the best bid and ask", lambda e: f"{e:.3g}"),
+    "depth": _Words(math.exp, lambda o: f"{_number(o, 6)} quoted at the best bid and ask", lambda e: _number(e, 3)),
     "book_run": _run("quote and its sizes"),
     "time_run": _Words(math.exp, lambda o: f"{o:.0f} ticks with the same time", lambda e: f"{e:.0f}"),
     "mid_moves": _Words(

@@ -49,8 +49,22 @@ from service.features import (
 SPEED = 1 / 16  # of the EW means
 FADE = 1 / 4096  # of theirs where a tick lacks the feature: a trade says nothing new of quotes, nor a quote of trades
 # Features that have them. The others are averages already, and the first of some crossed quotes says it all.
-LASTING = (RETURN, MID_RETURN, SPIKE, GAP, SIZE, SIZE_RUN, SPREAD, DEVIATION, PRICE_RUN, QUOTE_RUN, BOOK_RUN, MID_MOVES)
-TRENDS = (RETURN, SPIKE, GAP, SIZE_RUN, SPREAD, DEVIATION, PRICE_RUN, QUOTE_RUN, BOOK_RUN, MID_MOVES)
+LASTING = (
+    RETURN,
+    MID_RETURN,
+    SPIKE,
+    GAP,
+    SIZE,
+    SIZE_RUN,
+    SPREAD,
+    DEVIATION,
+    PRICE_RUN,
+    QUOTE_RUN,
+    DEPTH,
+    BOOK_RUN,
+    MID_MOVES,
+)
+TRENDS = (RETURN, SPIKE, GAP, SIZE_RUN, SPREAD, DEVIATION, PRICE_RUN, QUOTE_RUN, DEPTH, BOOK_RUN, MID_MOVES)
 MISFITS = (RETURN, MID_RETURN, SPIKE, SIZE, SIZE_RUN, SPREAD, DEVIATION, PRICE_RUN, QUOTE_RUN)
 MISFIT = F + len(TRENDS)  # first channel of the misfits; those of the trends follow the sizes
 LATE = MISFIT + len(MISFITS)  # first channel that is of no feature
@@ -80,9 +94,9 @@ SUDDEN = np.ones(F, np.bool_)  # features whose size is judged
 SUDDEN[[SIZE_RUN, BOOK_RUN, MID_MOVES]] = False  # where few runs have two ticks, three are no fault
 SIDE = np.zeros(LATE)  # 1 where only what is above its mean is a fault, -1 below
 SIDE[FEATURE_OF == SPREAD] = 1  # narrow ones harm nobody
-SIDE[DEPTH] = 1  # small sizes at the best quotes are ordinary, and would hide the large ones
+SIDE[DEPTH] = 1  # one small size at the best quotes is ordinary, and such would hide the large ones
 SIDE[TREND_OF[[SIZE_RUN, PRICE_RUN, BOOK_RUN, MID_MOVES]]] = 1  # short runs harm nobody either
-SIDE[TREND_OF[GAP]] = -1  # how slow ticks come, the pause says
+SIDE[TREND_OF[[GAP, DEPTH]]] = -1  # how slow ticks come, the pause says; sizes that stay small are a thin book
 
 TAIL = 0.02  # share of a channel's values that is modelled as its tail
 EVIDENCE_TAIL = 0.01

@@ -183,7 +183,7 @@ class _Tail(NamedTuple):
 # Channels that mean the same in every feed, and of which history tells too little or, with its nights, the wrong thing.
 GIVEN = {
     GAP: _Tail(14.0, 14.0, MOST_SHAPE),  # in usual gaps; at its least 1 in 1,000 are over 34 and 1 in 10,000 over 61
-    TIME_RUN: _Tail(2.3, 0.5, MOST_SHAPE),  # ten times the usual number of ticks
+    TIME_RUN: _Tail(2.3, 0.5, 0.0),  # ten times the usual number of ticks
     OFF_QUOTE: _Tail(0.7, 0.7, MOST_SHAPE),  # in deviations of such a share, as the lacks are
     LATE: _Tail(0.7, 0.7, 0.0),  # e^0.7 us, so that a millisecond is already unusual
     REPEATS: _Tail(0.12, 0.18, MOST_SHAPE),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from datetime import datetime
 
@@ -47,7 +48,7 @@ def alert_for(ticks: Ticks) -> Alert:
         ({"price": CALM.price[AT] * -1.0, "size": 100.0}, "return", "price down"),
         ({"bid": CALM.price[AT] + 1, "ask": CALM.price[AT] - 1}, "crossed", "quote crossed by"),
         ({"bid": CALM.price[AT] - 1, "ask": CALM.price[AT] + 1}, "spread", "its usual width"),
-        ({"size": 1e9}, "size", "size 1e+09, expected about"),
+        ({"size": 1e9}, "size", "size 1,000,000,000, expected about"),
     ],
 )
 def test_an_alert_names_the_feature_that_caused_it_with_observed_and_expected(
@@ -94,6 +95,15 @@ def test_a_replayed_block_is_told_as_such() -> None:
 def test_a_locked_quote_is_told_as_such() -> None:
     scored = Scorer(MODEL, 20).score(replace(CALM, bid=np.where(np.arange(len(CALM)) < AT, CALM.bid, CALM.ask)))
     assert "bid equals ask" in [r.text for r in reasons(scored, AT)]
+
+
+def test_a_book_that_stays_thin_is_told_with_what_is_usual() -> None:
+    thin = np.where(ROWS < AT - 60, 900.0 + ROWS % 200, 10.0)
+    scored = Scorer(MODEL, 20).score(replace(CALM, bid_size=thin, ask_size=thin))
+    told = next(r for r in reasons(scored, AT) if r.feature == "depth")
+    assert told.text.startswith("lately ")
+    assert re.search(r"quoted at the best bid and ask, expected about [1-9],\d\d0$", told.text)
+    assert told.observed < 150
 
 
 def test_a_price_off_the_grid_is_told_with_the_decimals_that_are_usual() -> None:

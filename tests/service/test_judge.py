@@ -259,7 +259,7 @@ def test_a_burst_of_trades_off_the_quotes_is_strange_and_one_at_the_quotes_is_no
     assert tails[8600:8630].max() == 0.0
 
 
-def test_large_sizes_at_the_best_quotes_are_strange_and_small_ones_are_not() -> None:
+def test_a_large_size_at_the_best_quotes_is_strange_and_a_small_one_is_not() -> None:
     z = noise(9000)
     z[8500, DEPTH], z[8600, DEPTH] = 8.0, -8.0
     tails = judged(z).tails[:, DEPTH]
@@ -267,8 +267,12 @@ def test_large_sizes_at_the_best_quotes_are_strange_and_small_ones_are_not() -> 
     assert tails[8600] == 0.0
 
 
-@pytest.mark.parametrize(("feature", "harmless"), [(SPREAD, -1.0), (GAP, 1.0), (PRICE_RUN, -1.0), (MID_MOVES, -1.0)])
-def test_narrow_spreads_slow_ticks_and_short_runs_that_last_are_no_trend(feature: int, harmless: float) -> None:
+@pytest.mark.parametrize(
+    ("feature", "harmless"), [(SPREAD, -1.0), (GAP, 1.0), (DEPTH, 1.0), (PRICE_RUN, -1.0), (MID_MOVES, -1.0)]
+)
+def test_narrow_spreads_slow_ticks_large_sizes_and_short_runs_that_last_are_no_trend_and_their_contraries_are(
+    feature: int, harmless: float
+) -> None:
     bad, good = noise(9000), noise(9000)
     bad[8000:8100, feature] = -harmless * 3.0
     good[8000:8100, feature] = harmless * 3.0
