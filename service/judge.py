@@ -49,22 +49,8 @@ from service.features import (
 SPEED = 1 / 16  # of the EW means
 FADE = 1 / 4096  # of theirs where a tick lacks the feature: a trade says nothing new of quotes, nor a quote of trades
 # Features that have them. The others are averages already, and the first of some crossed quotes says it all.
-LASTING = (
-    RETURN,
-    MID_RETURN,
-    SPIKE,
-    GAP,
-    SIZE,
-    SIZE_RUN,
-    SPREAD,
-    DEVIATION,
-    PRICE_RUN,
-    QUOTE_RUN,
-    DEPTH,
-    BOOK_RUN,
-    MID_MOVES,
-)
 TRENDS = (RETURN, SPIKE, GAP, SIZE_RUN, SPREAD, DEVIATION, PRICE_RUN, QUOTE_RUN, DEPTH, BOOK_RUN, MID_MOVES)
+LASTING = (*TRENDS, MID_RETURN, SIZE)
 MISFITS = (RETURN, MID_RETURN, SPIKE, SIZE, SIZE_RUN, SPREAD, DEVIATION, PRICE_RUN, QUOTE_RUN)
 MISFIT = F + len(TRENDS)  # first channel of the misfits; those of the trends follow the sizes
 LATE = MISFIT + len(MISFITS)  # first channel that is of no feature
