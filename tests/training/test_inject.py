@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import fields, replace
-from functools import cache
 
 import numpy as np
 import pytest
@@ -16,14 +14,13 @@ from numpy.typing import NDArray
 from service.errors import TickwatchError
 from service.ticks import NUMBERS, Ticks, problems
 from tests.samples import REAL, needs_real_ticks, random_ticks
+from tests.training.markets import ALL_KINDS, CLEAN, ROWS, market, only
 from training.anomalies import KINDS
 from training.history import read_history
-from training.inject import CLEAN_ROWS, SPACING, Event, Injected, inject
+from training.inject import CLEAN_ROWS, SPACING, Injected, inject
 from training.market import Kind, measure
 from training.otherkinds import OTHER_KINDS
 
-ROWS = 60_000
-CLEAN = 5_000
 NEEDS_QUOTES = {"spread_blowout", "crossed_book", "stale_quote", "off_book_block", "drift_from_quotes"}
 NEEDS_TRADES = {"volume_spike", "off_book_block", "drift_from_quotes", "stuck_price", "ping_pong"}
 NEEDS_QUOTES |= {"swapped_sides", "lost_quotes", "locked_quote", "wild_quote", "one_side_stale", "widening_spread"}
@@ -37,24 +34,6 @@ CANNOT_SHOW = {
     "prices": NEEDS_QUOTES | NEEDS_SIZES,
     "quotes": NEEDS_TRADES,
 }
-ALL_KINDS = KINDS | OTHER_KINDS
-
-
-@cache
-def market(feed: str = "trades and quotes") -> Ticks:
-    """A random market as such a feed shows it; `partition` is the number of the row, which no injection changes."""
-    ticks = random_ticks(ROWS, streams=1)
-    ticks = replace(ticks, partition=np.arange(ROWS, dtype=np.int32))
-    nothing = np.full(ROWS, np.nan)
-    if "quotes" not in feed:
-        ticks = replace(ticks, bid=nothing, ask=nothing, bid_size=nothing, ask_size=nothing)
-    if feed == "trades":
-        ticks = replace(ticks, size=np.maximum(ticks.size, 1.0))
-    if feed == "prices":
-        ticks = replace(ticks, size=nothing)
-    if feed == "quotes":
-        ticks = replace(ticks, price=(ticks.bid + ticks.ask) / 2, size=np.zeros(ROWS))
-    return ticks
 
 
 feeds = pytest.mark.parametrize("feed", CANNOT_SHOW)
@@ -73,16 +52,6 @@ def in_events(injected: Injected) -> NDArray[np.bool_]:
 def same(a: Ticks, b: Ticks) -> bool:
     """Whether two sets of ticks have the same bits."""
     return all(np.array_equal(getattr(a, f.name), getattr(b, f.name), f.name in NUMBERS) for f in fields(Ticks))
-
-
-def only(kind: str, feed: str = "trades and quotes") -> list[tuple[Event, Ticks, Ticks]]:
-    """Each event of one kind, with its rows as they are and as they were."""
-    ticks = market(feed)
-    injected = [inject(ticks, seed, CLEAN, {kind: ALL_KINDS[kind]}) for seed in range(6)]
-    found = [(e, i.ticks.take(np.arange(e.start, e.stop))) for i in injected for e in i.events]
-    assert len(found) >= 3
-    assert {event.kind for event, _ in found} == {kind}
-    return [(event, now, ticks.take(now.partition.astype(np.intp))) for event, now in found]
 
 
 @feeds
@@ -335,46 +304,6 @@ def test_prices_drift_from_quotes_that_stay() -> None:
         assert 100 <= length <= 250
         assert 7 <= depth[-1] <= 17
         assert np.array_equal(now.bid, was.bid)
-
-
-SHOWS: dict[str, Callable[[Ticks, Ticks], NDArray[np.bool_] | np.bool_ | bool]] = {
-    "layering": lambda now, was: (now.bid_size > 2 * was.bid_size.max()) | (now.ask_size > 2 * was.ask_size.max()),
-    "thin_book": lambda now, was: np.isclose(now.bid_size, 0.02 * was.bid_size, atol=1e-3),
-    "one_side_stale": lambda now, was: min(len(set(now.bid)), len(set(now.ask))) == 1,
-    "swapped_sides": lambda now, was: (now.bid == was.ask) & (now.ask == was.bid) & (now.bid_size == was.ask_size),
-    "lost_quotes": lambda now, was: (
-        np.isnan(now.bid) & np.isnan(now.ask) & np.isnan(now.bid_size) & (now.price == was.price)
-    ),
-    "locked_quote": lambda now, was: now.bid == now.ask,
-    "widening_spread": lambda now, was: 2.5 < (now.ask - now.bid)[-1] / (was.ask - was.bid)[-1] < 6.5,
-    "wild_quote": lambda now, was: (now.bid != was.bid) ^ (now.ask != was.ask),
-    "quote_stuffing": lambda now, was: (now.size == 0) & (now.ask > now.bid) & (np.ptp(now.ts) < 1e9),
-    "lagging_price": lambda now, was: np.isin(now.price, market().price) & (now.bid == was.bid),
-    "level_shift": lambda now, was: np.ptp(np.log(now.price / was.price)) < 2e-4,
-    "coarse_price": lambda now, was: len(set(now.price)) <= len(set(was.price)),
-    "jitter": lambda now, was: np.std(now.price - was.price) > np.mean(was.ask - was.bid),
-    "shuffled_prices": lambda now, was: np.sort(now.price) == np.sort(was.price),
-    "momentum_ignition": lambda now, was: (now.size >= was.size) & (abs(now.price - was.price)[-1] > 0.02),
-    "staircase": lambda now, was: len(set((now.price - was.price).round(2))) >= 3,
-    "other_instrument": lambda now, was: np.isclose(now.price / was.price, (now.price / was.price)[0]),
-    "oscillation": lambda now, was: np.ptp(np.sign((now.price - was.price).round(6))) == 2,
-    "wild_run": lambda now, was: now.bid == was.bid,
-    "numb_market": lambda now, was: np.ptp(now.price) <= 0.1 * np.ptp(was.price) + 0.011,
-    "lost_sizes": lambda now, was: np.isnan(now.size) | (was.size == 0),
-    "lots_for_shares": lambda now, was: now.size == 100 * was.size,
-    "equal_sizes": lambda now, was: len(set(now.size[was.size > 0])) == 1,
-    "wash_trades": lambda now, was: (now.size == now.size[0]) & (now.size > 0) & (now.price == now.price[0]),
-    "frozen_clock": lambda now, was: now.ts == now.ts[0],
-    "batched_times": lambda now, was: len(set(now.ts)) <= len(now) / 10 + 1,
-    "slow_ticks": lambda now, was: 7.9 < np.ptp(now.ts) / np.ptp(was.ts) < 20.1,
-    "time_ahead": lambda now, was: (now.ts - was.ts >= 1e10) & (len(now) == 1),
-}
-
-
-@pytest.mark.parametrize("kind", OTHER_KINDS)
-def test_another_kind_is_what_its_name_says(kind: str) -> None:
-    for _, now, was in only(kind):
-        assert np.all(SHOWS[kind](now, was))
 
 
 @pytest.mark.parametrize(("kind", "column"), [("stale_quote", "bid"), ("stuck_price", "price")])
