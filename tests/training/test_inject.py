@@ -21,13 +21,24 @@ from training.inject import CLEAN_ROWS, SPACING, Injected, inject
 from training.market import Kind, measure
 from training.otherkinds import OTHER_KINDS
 
-NEEDS_QUOTES = {"spread_blowout", "crossed_book", "stale_quote", "off_book_block", "drift_from_quotes"}
-NEEDS_TRADES = {"volume_spike", "off_book_block", "drift_from_quotes", "stuck_price", "ping_pong"}
-NEEDS_QUOTES |= {"swapped_sides", "lost_quotes", "locked_quote", "wild_quote", "one_side_stale", "widening_spread"}
 NEEDS_BOOK = {"layering", "thin_book"}
-NEEDS_QUOTES |= NEEDS_BOOK | {"quote_stuffing"}
 NEEDS_SIZES = {"volume_spike", "lost_sizes", "lots_for_shares", "wash_trades", "equal_sizes"}
-NEEDS_TRADES |= {"wild_run", "lagging_price", "coarse_price", "jitter", "shuffled_prices"} | NEEDS_SIZES
+NEEDS_QUOTES = NEEDS_BOOK | {
+    *("spread_blowout", "crossed_book", "stale_quote", "off_book_block", "drift_from_quotes"),
+    *(
+        "swapped_sides",
+        "lost_quotes",
+        "locked_quote",
+        "wild_quote",
+        "one_side_stale",
+        "widening_spread",
+        "quote_stuffing",
+    ),
+}
+NEEDS_TRADES = NEEDS_SIZES | {
+    *("off_book_block", "drift_from_quotes", "stuck_price", "ping_pong"),
+    *("wild_run", "lagging_price", "coarse_price", "jitter", "shuffled_prices"),
+}
 CANNOT_SHOW = {
     "trades and quotes": set(),
     "trades": NEEDS_QUOTES,
