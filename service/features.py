@@ -58,7 +58,7 @@ MEMORY = np.dtype(
         ("seq", "i8"),  # of the last tick that was folded
         ("before", "i8"),  # the newest time but one
         ("late_ts", "i8"),  # of the last late tick
-        ("late", "i8"),  # how many came in a row, in their own order
+        ("late", "i8"),  # how many came in a row, in their own order, SET_BACK - AHEAD more if only the newest is later
         ("prints", "u8", (SAME_TIME,)),  # fingerprints of the last ticks that have the newest time
         ("same_time", "i8"),  # how many have it
         ("price", "f8"),
@@ -127,10 +127,10 @@ class Features:
     `repeats` float32 [N] is, for a tick that came before with the same time, -log of the EW share (over ~16 ticks) of those
     that did not, else 0: it grows by as much with each one in a row. `pause` float32 [N] is the time since the last tick in the
     stream's usual gaps, of which none is 0. `replay` float32 [N] grows by 1 where the last eight ticks came before, and fades
-    over ~16; one like the last or the one before that does not count. `share` float32 [N, 2]
-    is the share of ticks that have a quote, and that of ticks that are trades, among the last ~16, `usual_share` among the last
-    ~5,000. `off_grid` int8 [N, 2] is the first field (its place in GRID) whose value has more decimals than it has in this
-    stream, and how many these are; -1 where there is none. Late and repeated ticks have none of these but lateness and repeats,
+    over ~16; one like the last or the one before that does not count. `share` float32 [N, 2] is the share of ticks that have a
+    quote, and that of ticks that are trades, among the last ~16, `usual_share` among the last ~5,000. `off_grid` int8 [N, 2]
+    is the first field (its place in GRID) whose value has more decimals than it has in this stream, and how many these are; -1
+    where there is none. Late and repeated ticks have none of these but lateness and repeats,
     and are not folded into the stream's state. SET_BACK late ones in a row, in their own order, are taken for a clock that was
     set back, and AHEAD that are late by the newest tick alone for one that was ahead: those after them are in order again.
     """

@@ -38,8 +38,8 @@ def _known(m, mark):  # type: ignore[no-untyped-def]
     mixed = (mixed ^ (mixed >> np.uint64(33))) * np.uint64(0xC4CEB9FE1A85EC53)
     if mixed >> np.uint64(62) != 0:
         return 0.0
-    held = (mixed >> np.uint64(40)) % np.uint64(PASSAGES[0])
-    high, low = m.passages[held], m.passages_low[held]  # 24 bits of each, so that hardly any match by chance
+    chosen = (mixed >> np.uint64(40)) % np.uint64(PASSAGES[0])
+    high, low = m.passages[chosen], m.passages_low[chosen]  # 24 bits of each, so that hardly any match by chance
     tag, tag_low = np.uint16(mixed >> np.uint64(24)), np.uint8(mixed >> np.uint64(16))
     place, found = PASSAGES[1] - 1, 0.0
     for k in range(PASSAGES[1]):
