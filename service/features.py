@@ -14,11 +14,12 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from service.breaks import BREAKS, reopens
 from service.grid import GRID, finer
 from service.passages import PASSAGES, follow
 from service.ticks import NUMBERS, Ticks
 
-FEATURE_SET = "tick-21-k"  # changes whenever a feature or the memory below changes meaning
+FEATURE_SET = "tick-21-l"  # changes whenever a feature or the memory below changes meaning
 FEATURES = (
     "return",  # asinh of the price change over its EW volatility
     "mid_return",  # the same for the middle of the quote
@@ -61,6 +62,7 @@ MEMORY = np.dtype(
         ("late", "i8"),  # how many came in a row, in their own order, SET_BACK - AHEAD more if only the newest is later
         ("prints", "u8", (SAME_TIME,)),  # fingerprints of the last ticks that have the newest time
         ("same_time", "i8"),  # how many have it
+        ("breaks", "i8", (BREAKS, 2)),  # when the longest pauses of the last days began and ended
         ("price", "f8"),
         ("mean_price", "f8"),
         ("change", "f8"),  # the last price change
@@ -133,6 +135,8 @@ class Features:
     where there is none. Late and repeated ticks have none of these but lateness and repeats,
     and are not folded into the stream's state. SET_BACK late ones in a row, in their own order, are taken for a clock that was
     set back, and AHEAD that are late by the newest tick alone for one that was ahead: those after them are in order again.
+    The first tick of a stream, and of a session after one of its breaks, has no `pause` and nothing that compares it with the
+    tick before: neither gap nor returns nor runs.
     """
 
     z: NDArray[np.float32]
@@ -225,6 +229,16 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
             mean[i] = np.nan
             std[i] = np.nan
             continue
+        reopened = not first and reopens(m, ts[i])
+        if first or reopened:  # what was before it says nothing of it
+            m.mean_price = price[i]
+            m.change = 0.0
+            m.bid = m.ask = np.nan
+            m.price_run = m.quote_run = m.book_run = m.mid_moves = 0.0
+            m.drift = 0.0
+            m.alternation = m.mean[ALTERNATION]
+            m.off_quote = m.mean[OFF_QUOTE]
+            m.share[:] = m.usual_share
         if elapsed > 0.0:
             m.same_time = 0
             m.before = m.ts
@@ -250,11 +264,10 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
         f[:] = np.nan
 
         if first:
-            m.mean_price = price[i]
             for j in range(F):
                 m.mean[j] = prior_mean[j]
                 m.var[j] = prior_std[j] * prior_std[j]
-        else:
+        elif not reopened:
             change = _change(price[i], m.price)
             f[RETURN], scale, m.variance, m.move = _in_volatilities(change, m.variance, m.move, max(young, 1 / 500))
             back = min(abs(change), abs(m.change)) if change * m.change < 0.0 else 0.0
@@ -315,7 +328,7 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
                     m.off_quote += ((price[i] != bid[i] and price[i] != ask[i]) - m.off_quote) / 16.0
                     f[OFF_QUOTE] = m.off_quote
             m.spread += max(young, 1 / 500) * (min(abs(width), 4.0 * usual) - m.spread)
-            if not first and not math.isnan(m.bid):
+            if not math.isnan(m.bid):
                 change = _change(middle, 0.5 * (m.bid + m.ask))
                 f[MID_RETURN], _, m.mid_variance, m.mid_move = _in_volatilities(
                     change, m.mid_variance, m.mid_move, max(young, 1 / 500)
@@ -332,9 +345,6 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
                     f[BOOK_RUN] = math.log1p(m.book_run)
             m.bid = bid[i]
             m.ask = ask[i]
-        elif first:
-            m.bid = np.nan
-            m.ask = np.nan
         if sized:
             if bid_size[i] + ask_size[i] > 0.0:
                 f[DEPTH] = math.log(bid_size[i] + ask_size[i])

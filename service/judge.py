@@ -105,8 +105,8 @@ ALONE = 1.3  # how much a late or repeated tick's surprise counts: it has no fea
 QUIET = 64  # ticks without a crossing that close an incident, or end a stir
 STIR = 3.0  # score that begins a stir: about where the threshold of a budget of 20 lies
 GRAVE = 4.5  # one that is none of the mild ones
-CAUTION_STEP = 0.008  # what each mild one adds to a stream's caution
-MOST_CAUTION = 0.1  # share of the score that caution may take, or add
+CAUTION_STEP = 0.012  # what each mild one adds to a stream's caution
+MOST_CAUTION = 0.12  # share of the score that caution may take, or add
 NEW_CAUTION = 0.2  # what a new stream's score lacks besides, less and less until it is no longer young
 MAX_SCORE = 15.0
 
@@ -247,6 +247,9 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
         value[LATE] = lateness[i]
         value[REPEATS] = repeats[i]
         if folded[i]:
+            if math.isnan(pause[i]):  # a session begins: what came lately is of the one before
+                m.trend[:] = 0.0
+                m.misfit[:] = 0.0
             for j in range(F):
                 if SUDDEN[j] and not math.isnan(z[i, j]):
                     value[j] = _sided(z[i, j], SIDE[j])

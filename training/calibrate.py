@@ -45,7 +45,7 @@ from training.alarms import false_alarms
 SETTLED = 2_000  # ticks of each stream that are left out: its own statistics are still forming
 GROWN = 20_000  # the same where thresholds are measured: until then a stream's tails are partly those of others
 BUDGETS = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
-CLEAN = 1.3  # false alarms on clean history for one promised: faults teach the judge, and make it cautious
+CLEAN = 1.35  # false alarms on clean history for one promised: faults teach the judge, and make it cautious
 STIRRED = 1.7  # mild stirs that are ordinary, for one on clean history: faults stir too
 MOST_SHAPE = 0.1  # so that channels stay comparable: those with heavier tails would hardly ever be heard
 MOST_EXCESSES = 20_000  # per stream and fit, so that a long stream does not drown the others

@@ -1,0 +1,51 @@
+"""The session breaks of a stream: long pauses that begin and end at the times of day at which one of another day did.
+
+Nights, lunch breaks and closing auctions come again each trading day, and a weekend begins when a night would and ends when one
+would, so one day is enough to know them. The first night of a stream is taken for one by its length. A feed that stops or comes
+back at another time makes a pause like any other.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numba
+
+BREAKS: Final = 4  # on record of a stream: the longest pauses of its last days
+HOUR: Final = 3_600_000_000_000  # nanoseconds
+DAY: Final = 24 * HOUR
+LEAST: Final = HOUR // 20  # of a pause that is recorded
+NIGHT: Final = 6 * HOUR  # least of a pause that is taken for a break where none so long is on record
+MOST_APART: Final = (
+    HOUR // 2
+)  # of a break's begin and end from those of another day, or an eighth of the shorter of the two
+FORGOTTEN: Final = 8 * DAY  # after which a pause is no longer on record
+
+
+@numba.njit(cache=True, inline="always")
+def _apart(one, other):  # type: ignore[no-untyped-def]
+    """How far the times of day of two times are apart, around the clock."""
+    forward = (one - other) % DAY
+    return min(forward, DAY - forward)
+
+
+@numba.njit(cache=True, inline="always")
+def reopens(m, ts):  # type: ignore[no-untyped-def]
+    """Whether the pause from the stream's newest tick `m.ts` to `ts` is one of its breaks; `m.breaks` keeps it in mind."""
+    length = ts - m.ts
+    if not LEAST <= length < FORGOTTEN:
+        return False
+    usual, longest = False, 0
+    place, shortest = -1, length
+    for k in range(BREAKS):
+        began, ended = m.breaks[k]
+        kept = ended - began if 0 <= ts - ended < FORGOTTEN else 0
+        longest = max(longest, kept)
+        apart = max(_apart(m.ts, began), _apart(ts, ended))
+        if kept > 0 and ts - ended > DAY // 2 and apart <= min(kept // 8, length // 8, MOST_APART):
+            usual, place, shortest = True, k, 0
+        elif kept < shortest:
+            place, shortest = k, kept
+    if place >= 0:
+        m.breaks[place] = m.ts, ts
+    return usual or (length >= NIGHT and longest < NIGHT)
