@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
@@ -200,6 +200,11 @@ def reasons(scored: Scored, i: int) -> list[Reason]:
         else:
             result.append(_feature_reason(scored, i, c, score))
     return result
+
+
+def in_words(why: Sequence[Reason]) -> str | None:
+    """The texts of some reasons in one line; None where there are none."""
+    return "; ".join(reason.text for reason in why) or None
 
 
 def _feature_reason(scored: Scored, i: int, c: int, score: float) -> Reason:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from service.alerts import in_words
 from service.api.wire import Tick
 from service.client import Client
 from service.files import read_ticks, whole
@@ -44,6 +45,7 @@ def ask(
                     answer = client.score(as_wire(chunk.ticks.take(part)), state)
                     state = answer.state
                     columns = {name: [getattr(t, name) for t in answer.ticks] for name in SCORES.names}
+                    columns["reasons"] = [in_words(why) for why in columns["reasons"]]
                     writer.write_table(pa.table(columns, schema=SCORES))
                     rows += len(part)
                     alerts += sum(columns["alert"])

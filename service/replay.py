@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from service.alerts import CONTRIBUTIONS, contributions
+from service.alerts import CONTRIBUTIONS, contributions, in_words, reasons
 from service.errors import TickwatchError
 from service.files import read_ticks, whole
 from service.judge import OPENED, PHASES
@@ -28,6 +28,7 @@ SCORES = pa.schema(
         ("threshold", pa.float64()),
         ("alert", pa.bool_()),
         ("phase", pa.string()),
+        ("reasons", pa.string()),
     ]
 )
 SCHEMA = SCORES.append(pa.field("rejected", pa.string()))
@@ -87,10 +88,11 @@ def replay(
 ) -> Totals:
     """Score the files one after another into the Parquet file `output`.
 
-    `phase` is "opened" where an incident begins, "updated" where it has become worse, both of them alerts, else "none". A row
-    that can't be read has no score, has the reason in the column `rejected`, and is told to `rejected`. With `explain` there
-    is a column per feature: how improbable that feature alone is, -log10 of a tail probability. `made` is kept beside the
-    scores. Raises TickwatchError when `output` can't be written.
+    `phase` is "opened" where an incident begins, "updated" where it has become worse, both of them alerts, else "none".
+    `reasons` are given where the score reaches the threshold. A row that can't be read has no score, has the reason in the
+    column `rejected`, and is told to `rejected`. With `explain` there is a column per feature: how improbable that feature
+    alone is, -log10 of a tail probability. `made` is kept beside the scores. Raises
+    TickwatchError when `output` can't be written.
     """
     schema = EXPLAINED if explain else SCHEMA
     if made is not None:
@@ -129,6 +131,9 @@ def out_of_order(totals: Totals) -> str:
 def _table(scored: Scored, threshold: float, rejects: list[DeadLetter], schema: pa.Schema) -> pa.Table:
     """The rows of one chunk in input order: scored ones and, with nulls, rejected ones."""
     ticks, verdicts = scored.ticks, scored.verdicts
+    why: list[str | None] = [None] * len(ticks)
+    for i in np.flatnonzero(verdicts.score >= threshold).tolist():
+        why[i] = in_words(reasons(scored, i))
     columns = {
         "stream": pa.array(ticks.stream, pa.string()),
         "ts": pa.array(ticks.ts),
@@ -136,6 +141,7 @@ def _table(scored: Scored, threshold: float, rejects: list[DeadLetter], schema: 
         "threshold": pa.array(np.full(len(ticks), threshold)),
         "alert": pa.array(verdicts.alert),
         "phase": pa.array(np.array(PHASES)[verdicts.phase]),
+        "reasons": pa.array(why, pa.string()),
         "rejected": pa.nulls(len(ticks), pa.string()),
     }
     if len(schema) > len(columns):

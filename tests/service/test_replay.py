@@ -10,7 +10,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from service.alerts import CONTRIBUTIONS
+from service.alerts import CONTRIBUTIONS, in_words, reasons
 from service.autoencoder import load
 from service.errors import TickwatchError
 from service.judge import PHASES
@@ -18,7 +18,7 @@ from service.logs import DeadLetter
 from service.replay import SCHEMA, replay
 from service.scorer import Scorer
 from service.ticks import NUMBERS, Ticks, encode
-from tests.samples import CELLS, random_ticks, shipped
+from tests.samples import CELLS, random_ticks, shipped, with_numbers
 
 TICKS = random_ticks(2500)
 
@@ -77,6 +77,18 @@ def test_rows_that_cannot_be_read_keep_their_place_without_a_score(tmp_path: Pat
     kept = TICKS.take(np.delete(np.arange(50), [3, 49]))
     expected = Scorer(load(shipped("gru")), 20).score(kept).verdicts.score
     assert np.array_equal(found["score"].drop_null().to_numpy(), expected)
+
+
+def test_every_tick_that_reaches_the_threshold_says_why(tmp_path: Path) -> None:
+    wild = with_numbers(TICKS, 900, price=TICKS.price[900] * 10)
+    pq.write_table(table(wild), tmp_path / "in.parquet")
+    found, _ = replayed([tmp_path / "in.parquet"], tmp_path)
+    reached = found["score"].to_numpy() >= found["threshold"].to_numpy()
+    said = found["reasons"].to_pylist()
+    assert [words is not None for words in said] == reached.tolist()
+    scored = Scorer(load(shipped("gru")), 20).score(wild)
+    assert said[900] == in_words(reasons(scored, 900))
+    assert "price up " in said[900]
 
 
 def test_explanations_have_a_column_per_feature(tmp_path: Path) -> None:
