@@ -90,7 +90,8 @@ def assess(
         if baselines:
             candidates += learned(streams, console)
         runs = benchmark(candidates, streams, seeds, budgets, console, clean, chosen)
-    written(runs, _words(opened, history, streams, runs, injections, leave_one_out, len(chosen)), budget).write(output)
+    words = _words(opened, history, streams, runs, injections, leave_one_out, len(chosen), clean)
+    written(runs, words, budget).write(output)
     save(runs, history, output)
     return Assessed(len(runs), time.monotonic() - began)
 
@@ -139,6 +140,7 @@ def _words(
     injections: int,
     leave_one_out: bool,
     kinds: int,
+    clean: int,
 ) -> list[str]:
     of_one = [run for run in runs if run.candidate == runs[0].candidate]
     events = sum(len(run.result.events) for run in of_one)
@@ -146,7 +148,7 @@ def _words(
         (
             f"{sum(map(len, streams)):,} ticks of {len(streams)} streams (data {history.fingerprint[:8]}), with"
             f" {events:,} anomalies of up to {kinds} kinds, drawn anew {injections} times. Detectors see one stream at a"
-            " time, each tick once and in order. Only ticks after the clean head count."
+            f" time, each tick once and in order. Only ticks after a clean head of {clean:,} count."
         ),
         *method(),
     ]

@@ -194,6 +194,9 @@ def evaluate(
     budget: Annotated[
         float, typer.Option("--budget", help="Alert budget whose promise is tabulated.", min=0.1, max=10_000)
     ] = 20.0,
+    clean: Annotated[
+        int, typer.Option("--clean", help="Ticks at the head of each stream that hold no anomaly.", min=1)
+    ] = 30_000,
     kinds: Annotated[
         str,
         typer.Option(
@@ -220,7 +223,7 @@ def evaluate(
         raise TickwatchError("there is nothing to evaluate; give --model, --baselines, or both")
     console = Console(stderr=True)
     done = assess(
-        *(data, model or [], baselines, injections, budget, output, console), leave_one_out=leave_one_out, kinds=kinds
+        *(data, model or [], baselines, injections, budget, output, console, clean, leave_one_out), kinds=kinds
     )
     typer.echo(f"wrote {output / 'report.html'}: runs={done.runs} seconds={done.seconds:.0f}")
 

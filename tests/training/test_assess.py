@@ -47,6 +47,7 @@ def test_the_report_holds_every_model_and_baseline_and_the_results_every_run(dat
         assert f"\n| {name} | " in markdown
         assert f"<td>{name}</td>" in html
     assert "Realised alert budget, 30 promised" in markdown
+    assert f"after a clean head of {CLEAN:,} count" in markdown
     record = json.loads((tmp_path / "out" / "results.json").read_bytes())
     assert [run["group"] for run in record["runs"]] == names
     assert set(record["runs"][0]["result"]["realised"]) >= {"20.0", "30.0", "200.0"}

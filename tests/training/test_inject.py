@@ -346,7 +346,7 @@ def test_quote_rows_that_repeat_the_last_trade_go_on_doing_so() -> None:
     ("ticks", "sentence"),
     [
         (random_ticks(9_000, streams=3), "one stream at a time, these ticks are of 3"),
-        (random_ticks(6_999, streams=1), "has 6999 ticks; anomalies after 5000 clean ones take 7000"),
+        (random_ticks(6_999, streams=1), r"has 6999 ticks; anomalies after 5000 clean ones \(--clean\) take 7000"),
         (replace(random_ticks(9_000, streams=1), price=np.zeros(9_000)), "a price that is not positive"),
     ],
 )
