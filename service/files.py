@@ -19,13 +19,12 @@ import pyarrow.parquet as pq
 from service.columns import as_records, to_json, to_ticks
 from service.errors import TickwatchError
 from service.logs import DeadLetter
-from service.ticks import NUMBERS, Ticks, decode
+from service.ticks import NUMBERS, Ticks, decode, wrong_unit
 
 SUFFIXES: Final = (".parquet", ".csv", ".csv.gz", ".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
 CHUNK_ROWS: Final = 65_536
 COLUMNS: Final = ("stream", "ts", *NUMBERS, "seq")
 
-_OURS: Final = (631_152_000 * 10**9, 4_102_444_800 * 10**9)  # 1990 to 2100
 _BOM: Final = b"\xef\xbb\xbf"
 _UNREADABLE: Final = (OSError, EOFError, zlib.error, pa.ArrowException)
 
@@ -118,8 +117,7 @@ def read_ticks(path: Path, start: int = 0, rows: int = CHUNK_ROWS) -> Iterator[F
     empty = start == 0
     try:
         for ticks, rejects in read(path, start, rows):
-            if len(ticks):
-                _check_unit(int(ticks.ts.min()), int(ticks.ts.max()))
+            _check_unit(ticks)
             empty = False
             yield FileChunk(ticks, rejects)
     except TickwatchError as error:
@@ -248,14 +246,9 @@ def _read_parquet(path: Path, start: int, rows: int) -> Iterator[tuple[Ticks, li
                 yield to_ticks(columns, np.arange(at - len(rest), at), default_stream(path))
 
 
-def _check_unit(first: int, last: int) -> None:
-    """Raise TickwatchError where times lie in 1970 that would all be of our days in another unit."""
-    for unit, factor in (("seconds", 10**9), ("milliseconds", 10**6), ("microseconds", 10**3)):
-        if _OURS[0] <= first * factor and last * factor < _OURS[1]:
-            raise TickwatchError(
-                f"ts {first} is in January 1970; it looks like {unit}, but must be nanoseconds since 1970:"
-                f" multiply by {factor:,} or store timestamps"
-            )
+def _check_unit(ticks: Ticks) -> None:
+    if unit := wrong_unit(ticks):
+        raise TickwatchError(unit)
 
 
 def _wanted(names: list[str]) -> list[str]:

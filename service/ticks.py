@@ -22,6 +22,7 @@ MAX_MAGNITUDE = 1e15  # prices and sizes beyond this are taken for corrupt: thei
 MAX_TS = 2**63 - 1 - 10**18  # leaves room for differences in int64 nanoseconds
 MAX_SEQ = 2**63 - 1
 NO_SEQ = -1
+OURS = (631_152_000 * 10**9, 4_102_444_800 * 10**9)  # 1990 to 2100
 
 NUMBERS = ("price", "size", "bid", "ask", "bid_size", "ask_size")
 _PRICE = NUMBERS.index("price")
@@ -59,6 +60,20 @@ class Ticks:
         names = self.stream
         columns = {k: v[index] for k, v in columns.items() if k != "stream"}
         return replace(self, stream=[names[i] for i in index.tolist()], **columns)
+
+
+def wrong_unit(ticks: Ticks) -> str:
+    """What is wrong where all times lie in 1970 and would be of our days in another unit; else nothing."""
+    if not len(ticks):
+        return ""
+    first, last = int(ticks.ts.min()), int(ticks.ts.max())
+    for unit, factor in (("seconds", 10**9), ("milliseconds", 10**6), ("microseconds", 10**3)):
+        if OURS[0] <= first * factor and last * factor < OURS[1]:
+            return (
+                f"ts {first} is in January 1970; it looks like {unit}, but must be nanoseconds since 1970:"
+                f" multiply by {factor:,} or store timestamps"
+            )
+    return ""
 
 
 Decode = Callable[[Records], tuple[Ticks, list[DeadLetter]]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -12,15 +13,16 @@ import msgspec
 import numpy as np
 
 from service.alerts import Alert, alerts, cloud_event
+from service.journal import event
 from service.logs import TRACE_HEADER, Checkpoint, DeadLetter, Log, LogReset, Output, Poll
 from service.metrics import Metrics, exemplar
 from service.scorer import Scored, Scorer
-from service.ticks import Decode, Ticks, decode
+from service.ticks import Decode, Ticks, decode, wrong_unit
 
 if TYPE_CHECKING:
     from service.tracing import Checkpoints
 
-
+LOG = logging.getLogger("tickwatch")
 NEVER_MS = 3_600_000
 Send = Callable[[list[Output], list[Output], list[DeadLetter]], None]  # alerts, frames of scores, dead letters
 
@@ -84,6 +86,7 @@ class Worker:
         self._pending = Pending()
         self._last_commit = clock()
         self._active: set[int] = set()
+        self._warned = False
         metrics.describe(scorer.model, scorer.alert_budget)
 
     def step(self, timeout_ms: int) -> int:
@@ -138,6 +141,9 @@ class Worker:
         began = self._clock()
         records, pending, scorer = poll.records, self._pending, self._scorer
         read, rejects = self._decode(records)
+        if not self._warned and (unit := wrong_unit(read)):
+            self._warned = True
+            LOG.warning("stream %s of %s: %s", read.stream[0], self._log.name, unit, extra=event("wrong_unit"))
         scored = scorer.score(read)
         found = alerts(scored, self._log.name, scorer.model.id, scorer.threshold)
         frames = score_frames(scored, self._log.name, scorer.model.id) if self._publish_scores else []

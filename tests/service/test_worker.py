@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,20 @@ def drained(worker: Worker) -> None:
     while worker.step(0):
         pass
     worker.finish()
+
+
+def test_times_in_another_unit_are_scored_and_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    scorer = Scorer(MODEL, 20)
+    log = SqliteLog(tmp_path / "log.sqlite", scorer.layout)
+    worker = Worker(log, scorer, Metrics())
+    for _ in range(2):
+        log.append(encode(replace(CALM, ts=CALM.ts // 10**6)), b"")
+        drained(worker)
+    log.close()
+    assert worker.ticks == 2 * len(CALM)
+    (told,) = caplog.messages
+    assert told.startswith("stream S0 of ")
+    assert "looks like milliseconds, but must be nanoseconds since 1970: multiply by 1,000,000" in told
 
 
 def test_alerts_state_and_offsets_become_durable_and_are_counted(tmp_path: Path) -> None:
