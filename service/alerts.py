@@ -167,10 +167,10 @@ def reasons(scored: Scored, i: int) -> list[Reason]:
     found, tails = scored.features, scored.verdicts.tails[i]
     share = contributions(tails[None, :])[0]
     strongest = float(share.max())
-    result = []
+    result: list[Reason] = []
     for c in np.argsort(-share, kind="stable")[:MOST_REASONS].tolist():
         score = float(share[c])
-        if score < 2.0 or score < 0.5 * strongest:  # one tick in a hundred explains nothing
+        if result and (score < 2.0 or score < 0.5 * strongest):  # one tick in a hundred adds nothing
             break
         name = CONTRIBUTIONS[c]
         if name == "lateness":

@@ -62,6 +62,7 @@ MEMORY = np.dtype(
         ("late", "i8"),  # how many came in a row, in their own order, SET_BACK - AHEAD more if only the newest is later
         ("prints", "u8", (SAME_TIME,)),  # fingerprints of the last ticks that have the newest time
         ("same_time", "i8"),  # how many have it
+        ("first_ts", "i8"),
         ("breaks", "i8", (BREAKS, 2)),  # when the longest pauses of the last days began and ended
         ("price", "f8"),
         ("mean_price", "f8"),
@@ -136,7 +137,7 @@ class Features:
     and are not folded into the stream's state. SET_BACK late ones in a row, in their own order, are taken for a clock that was
     set back, and AHEAD that are late by the newest tick alone for one that was ahead: those after them are in order again.
     The first tick of a stream, and of a session after one of its breaks, has no `pause` and nothing that compares it with the
-    tick before: neither gap nor returns nor runs.
+    tick before, neither gap nor returns; runs begin with it.
     """
 
     z: NDArray[np.float32]
@@ -232,10 +233,10 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
         reopened = not first and reopens(m, ts[i])
         if first or reopened:  # what was before it says nothing of it
             m.mean_price = price[i]
-            m.change = 0.0
+            m.change = m.sign = m.size = 0.0
             m.bid = m.ask = np.nan
-            m.price_run = m.quote_run = m.book_run = m.mid_moves = 0.0
-            m.drift = 0.0
+            m.price_run = m.quote_run = m.book_run = m.size_run = m.mid_moves = 0.0
+            m.drift = math.sinh(m.mean[DRIFT])
             m.alternation = m.mean[ALTERNATION]
             m.off_quote = m.mean[OFF_QUOTE]
             m.share[:] = m.usual_share
@@ -264,6 +265,7 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
         f[:] = np.nan
 
         if first:
+            m.first_ts = ts[i]
             for j in range(F):
                 m.mean[j] = prior_mean[j]
                 m.var[j] = prior_std[j] * prior_std[j]

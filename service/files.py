@@ -247,7 +247,7 @@ def _read_parquet(path: Path, start: int, rows: int) -> Iterator[tuple[Ticks, li
 
 
 def _check_unit(ticks: Ticks) -> None:
-    if unit := wrong_unit(ticks):
+    if unit := wrong_unit(ticks.ts):
         raise TickwatchError(unit)
 
 

@@ -247,9 +247,12 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
         value[LATE] = lateness[i]
         value[REPEATS] = repeats[i]
         if folded[i]:
-            if math.isnan(pause[i]):  # a session begins: what came lately is of the one before
+            if math.isnan(pause[i]):  # a session begins: what came lately is of the one before, an open incident too
                 m.trend[:] = 0.0
                 m.misfit[:] = 0.0
+                m.stir = 0.0
+                m.strange = 0
+                m.incident = -1
             for j in range(F):
                 if SUDDEN[j] and not math.isnan(z[i, j]):
                     value[j] = _sided(z[i, j], SIDE[j])

@@ -1,4 +1,7 @@
-"""Where compiled kernels are kept. Numba refuses to start where it cannot write, even if all that it needs is there."""
+"""Where compiled kernels are kept. Numba refuses to start where it cannot write, even if all that it needs is there.
+
+Nor does it see that a kernel is old when only a module changed whose functions were compiled into it.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ def settle() -> None:
     What NUMBA_CACHE_DIR holds goes along, so that a read-only image brings its kernels compiled. The folder is private, because
     Numba's files are pickles, and goes with the process. Raises TickwatchError where nothing at all can be written to.
     """
+    forget_old(Path(__file__).parent)
     given = os.environ.get("NUMBA_CACHE_DIR")
     if any(map(_writable, [Path(given)] if given else [Path(__file__).parent / "__pycache__", *_personal()])):
         return
@@ -27,6 +31,14 @@ def settle() -> None:
         place.mkdir(exist_ok=True)
         shutil.copyfile(file, place / file.name)
     os.environ["NUMBA_CACHE_DIR"] = str(folder)
+
+
+def forget_old(package: Path) -> None:
+    """Remove the kernels beside the modules of `package` that are older than any of these."""
+    newest = max(module.stat().st_mtime for module in package.glob("*.py"))
+    for kernel in (package / "__pycache__").glob("*.nb?"):
+        if kernel.stat().st_mtime < newest and os.access(kernel.parent, os.W_OK):
+            kernel.unlink(missing_ok=True)
 
 
 def _personal() -> list[Path]:

@@ -91,8 +91,8 @@ def replay(
     `phase` is "opened" where an incident begins, "updated" where it has become worse, both of them alerts, else "none".
     `reasons` are given where the score reaches the threshold. A row that can't be read has no score, has the reason in the
     column `rejected`, and is told to `rejected`. With `explain` there is a column per feature: how improbable that feature
-    alone is, -log10 of a tail probability. `made` is kept beside the scores. Raises
-    TickwatchError when `output` can't be written.
+    alone is, -log10 of a tail probability. `made` is kept beside the scores. Raises TickwatchError when `output` can't be
+    written.
     """
     schema = EXPLAINED if explain else SCHEMA
     if made is not None:

@@ -62,11 +62,11 @@ class Ticks:
         return replace(self, stream=[names[i] for i in index.tolist()], **columns)
 
 
-def wrong_unit(ticks: Ticks) -> str:
-    """What is wrong where all times lie in 1970 and would be of our days in another unit; else nothing."""
-    if not len(ticks):
+def wrong_unit(ts: NDArray[np.int64]) -> str:
+    """What is wrong with times that all lie in 1970 and would all be of our days in another unit; else nothing."""
+    if not len(ts):
         return ""
-    first, last = int(ticks.ts.min()), int(ticks.ts.max())
+    first, last = int(ts.min()), int(ts.max())
     for unit, factor in (("seconds", 10**9), ("milliseconds", 10**6), ("microseconds", 10**3)):
         if OURS[0] <= first * factor and last * factor < OURS[1]:
             return (

@@ -17,7 +17,7 @@ from service.journal import event
 from service.logs import TRACE_HEADER, Checkpoint, DeadLetter, Log, LogReset, Output, Poll
 from service.metrics import Metrics, exemplar
 from service.scorer import Scored, Scorer
-from service.ticks import Decode, Ticks, decode, wrong_unit
+from service.ticks import OURS, Decode, Ticks, decode, wrong_unit
 
 if TYPE_CHECKING:
     from service.tracing import Checkpoints
@@ -141,9 +141,11 @@ class Worker:
         began = self._clock()
         records, pending, scorer = poll.records, self._pending, self._scorer
         read, rejects = self._decode(records)
-        if not self._warned and (unit := wrong_unit(read)):
+        old = np.flatnonzero(read.ts < OURS[0])[:1]
+        if not self._warned and (unit := wrong_unit(read.ts[old])):
             self._warned = True
-            LOG.warning("stream %s of %s: %s", read.stream[0], self._log.name, unit, extra=event("wrong_unit"))
+            stream, topic = read.stream[old[0]], self._log.name
+            LOG.warning("%s of %s: %s", stream, topic, unit, extra=event("wrong_unit", topic=topic, stream=stream))
         scored = scorer.score(read)
         found = alerts(scored, self._log.name, scorer.model.id, scorer.threshold)
         frames = score_frames(scored, self._log.name, scorer.model.id) if self._publish_scores else []

@@ -195,7 +195,7 @@ def evaluate(
         float, typer.Option("--budget", help="Alert budget whose promise is tabulated.", min=0.1, max=10_000)
     ] = 20.0,
     clean: Annotated[
-        int, typer.Option("--clean", help="Ticks at the head of each stream that hold no anomaly.", min=1)
+        int, typer.Option("--clean", help="Ticks at the head of each stream that hold no anomaly.", min=1000)
     ] = 30_000,
     kinds: Annotated[
         str,

@@ -62,6 +62,13 @@ def test_an_alert_names_the_feature_that_caused_it_with_observed_and_expected(
     assert alert.score >= alert.threshold
 
 
+def test_the_mildest_score_that_reaches_a_threshold_has_a_reason_too() -> None:
+    scorer = Scorer(MODEL, 5000)
+    scored = scorer.score(CALM)
+    high = np.flatnonzero(scored.verdicts.score >= scorer.threshold)
+    assert min(reasons(scored, i)[0].score for i in high.tolist()) < 2.0
+
+
 def test_a_gap_and_a_late_tick_are_told_as_time() -> None:
     gap = CALM.ts.copy()
     gap[AT:] += 3_600_000_000_000

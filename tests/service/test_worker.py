@@ -58,14 +58,16 @@ def test_times_in_another_unit_are_scored_and_told_once(tmp_path: Path, caplog: 
     scorer = Scorer(MODEL, 20)
     log = SqliteLog(tmp_path / "log.sqlite", scorer.layout)
     worker = Worker(log, scorer, Metrics())
+    wrong = replace(CALM, stream=["WRONG"] * len(CALM), ts=CALM.ts // 10**6)
     for _ in range(2):
-        log.append(encode(replace(CALM, ts=CALM.ts // 10**6)), b"")
+        log.append([record for pair in zip(encode(CALM), encode(wrong), strict=True) for record in pair], b"")
         drained(worker)
     log.close()
-    assert worker.ticks == 2 * len(CALM)
+    assert worker.ticks == 4 * len(CALM)
     (told,) = caplog.messages
-    assert told.startswith("stream S0 of ")
-    assert "looks like milliseconds, but must be nanoseconds since 1970: multiply by 1,000,000" in told
+    assert told.startswith(
+        f"WRONG of {log.name}: ts {wrong.ts[0]} is in January 1970; it looks like milliseconds, but must be"
+    )
 
 
 def test_alerts_state_and_offsets_become_durable_and_are_counted(tmp_path: Path) -> None:
