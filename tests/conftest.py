@@ -10,6 +10,8 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+from service.kernels import settle
+
 with warnings.catch_warnings():  # kafka-python 3.0.12 reads its schemas in a way that Python 3.11 and 3.12 deprecate
     warnings.simplefilter("ignore", DeprecationWarning)
     from tests.kafka.broker import Broker, fetch_jars, missing
@@ -19,13 +21,14 @@ settings.load_profile("any-machine")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """kafka-python leaves sockets of refused connections and failed TLS handshakes to the garbage collector."""
+    """Changed kernels are compiled anew. Kafka-python leaves sockets of refused connections to the garbage collector."""
+    settle()
     left = r"unclosed <(ssl\.SSLSocket|(socket\.s|service\.sockets\.S)ocket .*laddr=\('0\.0\.0\.0', \d+\)>)"
     config.addinivalue_line("filterwarnings", f"ignore:{left}:ResourceWarning")
 
 
 def pytest_sessionfinish() -> None:
-    """Collect them while that filter holds."""
+    """Collect these sockets while that filter holds."""
     gc.collect()
 
 
