@@ -15,13 +15,9 @@ BREAKS: Final = 4  # on record of a stream: the longest pauses of its last days
 HOUR: Final = 3_600_000_000_000  # nanoseconds
 DAY: Final = 24 * HOUR
 LEAST: Final = HOUR // 20  # of a pause that is recorded
-UNUSUAL: Final = (
-    14_000.0  # of such a pause over the stream's usual gap, which is in microseconds: one in a hundred is longer
-)
+UNUSUAL: Final = 14_000.0  # of it, in nanoseconds, over the usual gap in microseconds: one pause in a hundred is longer
 NIGHT: Final = 6 * HOUR  # least of a pause that is taken for a break where none so long is on record
-MOST_APART: Final = (
-    5 * HOUR // 4
-)  # of a break's begin and end from those of another day, or an eighth of the shorter of the two
+MOST_APART: Final = 5 * HOUR // 4  # of begin and end from another day's, or an eighth of the shorter of the two pauses
 FORGOTTEN: Final = 8 * DAY  # after which a pause is no longer on record, and a stream not new
 
 
