@@ -141,11 +141,8 @@ class Worker:
         began = self._clock()
         records, pending, scorer = poll.records, self._pending, self._scorer
         read, rejects = self._decode(records)
-        old = np.flatnonzero(read.ts < OURS[0])[:1]
-        if not self._warned and (unit := wrong_unit(read.ts[old])):
-            self._warned = True
-            stream, topic = read.stream[old[0]], self._log.name
-            LOG.warning("%s of %s: %s", stream, topic, unit, extra=event("wrong_unit", topic=topic, stream=stream))
+        if not self._warned:
+            self._warn_of_unit(read)
         scored = scorer.score(read)
         found = alerts(scored, self._log.name, scorer.model.id, scorer.threshold)
         frames = score_frames(scored, self._log.name, scorer.model.id) if self._publish_scores else []
@@ -174,6 +171,13 @@ class Worker:
         pending.events += events
         pending.scores += frames
         pending.dead_letters += letters
+
+    def _warn_of_unit(self, read: Ticks) -> None:
+        old = np.flatnonzero(read.ts < OURS[0])[:1]
+        if unit := wrong_unit(read.ts[old]):
+            self._warned = True
+            stream, topic = read.stream[old[0]], self._log.name
+            LOG.warning("%s of %s: %s", stream, topic, unit, extra=event("wrong_unit", topic=topic, stream=stream))
 
     def _headers(self) -> list[tuple[str, bytes]]:
         return [] if self._checkpoints is None else self._checkpoints.headers()

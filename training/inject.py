@@ -74,7 +74,8 @@ def _check(ticks: Ticks, clean: int) -> None:
     at_least = clean + 2 * _TAIL_ROWS
     if len(ticks) < at_least:
         raise TickwatchError(
-            f"stream {ticks.stream[0]!r} has {len(ticks)} ticks; anomalies after {clean} clean ones (--clean) take {at_least}"
+            f"stream {ticks.stream[0]!r} has {len(ticks)} ticks; anomalies after {clean} clean ones take {at_least}"
+            " (`tickwatch evaluate --clean` takes fewer)"
         )
     if not (ticks.price > 0).all():
         raise TickwatchError(f"stream {ticks.stream[0]!r} has a price that is not positive, so it has no log returns")

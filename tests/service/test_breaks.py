@@ -176,6 +176,16 @@ def test_an_incident_ends_with_its_session(cell: str) -> None:
     np.testing.assert_allclose(said.misfit[6000], SPEED * known * (x - scored.expected[6000, LASTING]), rtol=1e-5)
 
 
+@pytest.mark.parametrize(("rows", "strange"), [(6000, True), (6001, False)])
+def test_a_session_learns_from_its_first_tick_on_though_the_last_one_ended_strangely(rows: int, strange: bool) -> None:
+    ticks = trading(days(0, 1)[:4], burst=2000)
+    jump = np.where(np.arange(len(ticks)) // 3 == 1999, 200.0, 0.0)
+    scorer = Scorer(load(shipped("gru")), 20.0)
+    scorer.score(moved(ticks, jump).take(np.arange(rows)))
+    (judge,) = scorer.streams.judge[:1]
+    assert (judge["strange"] > 0) == (judge["stir"] > 0) == strange
+
+
 @given(st.lists(st.floats(0.0, 60.0), min_size=2, max_size=12), st.integers(1, 40))
 def test_any_split_into_batches_gives_the_same_bits(pauses: list[float], step: int) -> None:
     ticks = trading(np.cumsum(pauses).tolist())

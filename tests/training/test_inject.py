@@ -24,20 +24,29 @@ from training.otherkinds import OTHER_KINDS
 NEEDS_BOOK = {"layering", "thin_book"}
 NEEDS_SIZES = {"volume_spike", "lost_sizes", "lots_for_shares", "wash_trades", "equal_sizes"}
 NEEDS_QUOTES = NEEDS_BOOK | {
-    *("spread_blowout", "crossed_book", "stale_quote", "off_book_block", "drift_from_quotes"),
-    *(
-        "swapped_sides",
-        "lost_quotes",
-        "locked_quote",
-        "wild_quote",
-        "one_side_stale",
-        "widening_spread",
-        "quote_stuffing",
-    ),
+    "crossed_book",
+    "drift_from_quotes",
+    "locked_quote",
+    "lost_quotes",
+    "off_book_block",
+    "one_side_stale",
+    "quote_stuffing",
+    "spread_blowout",
+    "stale_quote",
+    "swapped_sides",
+    "widening_spread",
+    "wild_quote",
 }
 NEEDS_TRADES = NEEDS_SIZES | {
-    *("off_book_block", "drift_from_quotes", "stuck_price", "ping_pong"),
-    *("wild_run", "lagging_price", "coarse_price", "jitter", "shuffled_prices"),
+    "coarse_price",
+    "drift_from_quotes",
+    "jitter",
+    "lagging_price",
+    "off_book_block",
+    "ping_pong",
+    "shuffled_prices",
+    "stuck_price",
+    "wild_run",
 }
 CANNOT_SHOW = {
     "trades and quotes": set(),
@@ -346,7 +355,10 @@ def test_quote_rows_that_repeat_the_last_trade_go_on_doing_so() -> None:
     ("ticks", "sentence"),
     [
         (random_ticks(9_000, streams=3), "one stream at a time, these ticks are of 3"),
-        (random_ticks(6_999, streams=1), r"has 6999 ticks; anomalies after 5000 clean ones \(--clean\) take 7000"),
+        (
+            random_ticks(6_999, streams=1),
+            r"has 6999 ticks; anomalies after 5000 clean ones take 7000 \(`tickwatch evaluate --clean`",
+        ),
         (replace(random_ticks(9_000, streams=1), price=np.zeros(9_000)), "a price that is not positive"),
     ],
 )
