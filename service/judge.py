@@ -13,6 +13,7 @@ streams: the channels have adapted already, and one that followed the evidence t
 What streams still differ in is how often they stir mildly, as faults seldom do. The scores of one that stirs more often than
 others are cut a little, and those of one that stirs less often raised (stochastic approximation: Robbins & Monro 1951; to
 keep a rate of alarms whatever the stream, Gibbs & Candès 2021, "Adaptive Conformal Inference Under Distribution Shift").
+What a stream does at the same time of every day (routine.py) counts by what it exceeds that.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from service import routine
 from service.features import (
     BOOK_RUN,
     DEPTH,
@@ -120,8 +122,7 @@ MEMORY = np.dtype(
         ("over", "f4", (C,)),  # values above u so far
         ("trend", "f4", (len(LASTING),)),  # EW means of features, and of how far the reconstruction misses them
         ("misfit", "f4", (len(LASTING),)),
-        ("stir", "f4"),  # highest score of the present stir, 0 where there is none
-        ("calm", "i4"),  # ticks since its last one
+        *routine.FIELDS,
         ("caution", "f4"),  # share of the score that the stream's many stirs take; below 0 what few of them add
         ("peak", "f4"),  # highest score of the open incident
         ("seen", "i8"),  # ticks that were folded
@@ -151,13 +152,13 @@ class Calibration(msgspec.Struct, frozen=True):
 class Verdicts:
     """What the judge says of N ticks.
 
-    `score` float64 [N] is -log10 of the tail probability, less a share of it where the stream is judged with caution. `phase`
-    uint8 [N] is OPENED where the score crossed the threshold and no incident was open, UPDATED where an open incident got ten
-    times less probable or its crossings doubled, else NONE; `alert` bool [N] is true for both. `incident` int64 [N] is the
-    offset that opened the incident the tick belongs to, or -1. `evidence` float32 [N] is what the score is the improbability
-    of. `tails` float32 [N, C] is each channel's own -log10 tail probability, 0 where it has nothing to say. `trend` and
-    `misfit` float32 [N, len(LASTING)] are the EW means of those features and of what the reconstruction lacks of them, in
-    standard deviations.
+    `score` float64 [N] is -log10 of the tail probability, less a share of it where the stream is judged with caution, and less
+    what is usual at that time of day. `phase` uint8 [N] is OPENED where the score crossed the threshold and no incident was open,
+    UPDATED where an open incident got ten times less probable or its crossings doubled, else NONE; `alert` bool [N] is true for
+    both. `incident` int64 [N] is the offset that opened the incident the tick belongs to, or -1. `evidence` float32 [N] is what
+    the score is the improbability of. `tails` float32 [N, C] is each channel's own -log10 tail probability, 0 where it has
+    nothing to say. `trend` and `misfit` float32 [N, len(LASTING)] are the EW means of those features and of what the
+    reconstruction lacks of them, in standard deviations.
     """
 
     score: NDArray[np.float64]
@@ -230,7 +231,7 @@ def _adapt(memory, c, value, weight, rate, prior, floor):  # type: ignore[no-unt
 
 @numba.njit(cache=True, nogil=True)
 def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recursion, read top to bottom)
-    rows, offset, z, observed, mean, x, expected, folded, lateness, repeats, pause, replay, share,
+    rows, offset, ts, z, observed, mean, x, expected, folded, lateness, repeats, pause, replay, share,
     usual_share, off_grid, memory, level, excess, shape, stirs, least, threshold,
     score, alert, phase, incident, evidence, tails, trend, misfit, values,
 ):  # fmt: skip
@@ -250,7 +251,8 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
             if math.isnan(pause[i]):  # a session begins: what came lately is of the one before, an open incident too
                 m.trend[:] = 0.0
                 m.misfit[:] = 0.0
-                m.stir = 0.0
+                if m.stir > 0.0:
+                    routine.end_stir(m)
                 m.strange = 0
                 m.incident = -1
             for j in range(F):
@@ -294,6 +296,9 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
         final *= min(1.0, (m.seen + 1.0) / WARM_UP)
         strange = final >= STRANGE
         final *= 1.0 - m.caution - NEW_CAUTION * max(0.0, 1.0 - m.seen / YOUNG)
+        stirring = final
+        if folded[i] and final > routine.ORDINARY:
+            final = routine.beyond(m, ts[i], np.argmax(best), final)
         score[i] = final
 
         weight = 0.0 if m.seen < FIRST else 1.0
@@ -307,16 +312,15 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
         if folded[i]:  # so that ticks that come again change no later score of the others
             m.seen += 1
             m.strange = QUIET if strange else max(m.strange - 1, 0)
+            step = -stirs
+            if stirring >= STIR:
+                routine.stir(m, ts[i], np.argmax(best), stirring)
+            elif m.stir > 0.0:
+                m.calm += 1
+                if m.calm == QUIET:
+                    step += 1.0 if m.stir < GRAVE else 0.0
+                    routine.end_stir(m)
             if stirs > 0.0:
-                step = -stirs
-                if final >= STIR:
-                    m.stir = max(m.stir, final)
-                    m.calm = 0
-                elif m.stir > 0.0:
-                    m.calm += 1
-                    if m.calm == QUIET:
-                        step += 1.0 if m.stir < GRAVE else 0.0
-                        m.stir = 0.0
                 m.caution = max(-MOST_CAUTION, min(MOST_CAUTION, m.caution + CAUTION_STEP * step))
 
         crossed = final >= threshold
@@ -356,6 +360,7 @@ class Judge:
     def judge(
         self,
         offset: NDArray[np.int64],
+        ts: NDArray[np.int64],
         rows: NDArray[np.int64],
         found: Features,
         expected: NDArray[np.float32],
@@ -379,7 +384,7 @@ class Judge:
             np.empty((n, len(LASTING)), np.float32),
         )
         _kernel(
-            rows, offset, found.z, found.observed, found.mean, found.x, expected, found.folded, found.lateness, found.repeats,
+            rows, offset, ts, found.z, found.observed, found.mean, found.x, expected, found.folded, found.lateness, found.repeats,
             found.pause, found.replay, found.share, found.usual_share, found.off_grid,
             memory, self._level, self._excess, self._shape, self._stirs, self._least, self.threshold,
             verdicts.score, verdicts.alert, verdicts.phase, verdicts.incident, verdicts.evidence, verdicts.tails,

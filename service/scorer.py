@@ -92,5 +92,5 @@ class Scorer:
         else:
             expected = np.zeros_like(x)
             expected[folded] = self.model.reconstruct(x[folded], rows[folded], streams.recurrent)
-        verdicts = self._judge.judge(ticks.offset, rows, found, expected, streams.judge)
+        verdicts = self._judge.judge(ticks.offset, ticks.ts, rows, found, expected, streams.judge)
         return Scored(ticks, rows, found, expected, verdicts, refused)

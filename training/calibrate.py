@@ -87,6 +87,7 @@ def _features(ticks: Ticks, given: Prior) -> Features:
 class _Seen:
     """One stream's ticks after features and autoencoder."""
 
+    ts: NDArray[np.int64]
     found: Features
     expected: NDArray[np.float32]
 
@@ -97,7 +98,9 @@ class _Seen:
         n = len(self.expected)
         memory = np.zeros(1, judge.MEMORY)
         rows = np.zeros(n, np.int64)
-        verdicts = Judge(calibration, math.inf).judge(np.arange(n), rows, self.found, self.expected, memory, values)
+        verdicts = Judge(calibration, math.inf).judge(
+            np.arange(n), self.ts, rows, self.found, self.expected, memory, values
+        )
         return verdicts, memory[0]
 
 
@@ -124,7 +127,7 @@ def calibrate(model: bytes, streams: list[Ticks]) -> Calibrated:
         state = np.zeros((1, loaded.recurrent), np.float32)
         expected = np.zeros_like(x)
         expected[found.folded] = loaded.reconstruct(x[found.folded], np.zeros(found.folded.sum(), np.int64), state)
-        seen.append(_Seen(found, expected))
+        seen.append(_Seen(ticks.ts, found, expected))
 
     values = []
     for s in seen:

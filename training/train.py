@@ -31,7 +31,7 @@ NAMED = 10  # short streams that are told by name
 
 # A change in any of these modules may change the model that comes out; modelcard only describes it.
 SOURCES = {
-    "service": ("breaks", "card", "features", "grid", "judge", "passages"),
+    "service": ("breaks", "card", "features", "grid", "judge", "passages", "routine"),
     "training": ("alarms", "autoencoder", "calibrate", "cells", "export", "fit", "history", "tape", "train"),
 }
 

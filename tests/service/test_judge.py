@@ -84,13 +84,16 @@ def judged(
     finer: NDArray[np.bool_] | None = None,
     same_time: NDArray[np.float32] | None = None,
     off_quote: NDArray[np.float32] | None = None,
+    ts: NDArray[np.int64] | None = None,
+    opening: NDArray[np.intp] | None = None,
     calibration: Calibration = CALIBRATION,
 ) -> Verdicts:
     """Verdicts on features `z` of one stream; the autoencoder expects the same of each at every tick.
 
     `quoted` tells which ticks have a quote, all if None; `usual` is the share that usually does. `locked` tells which quotes have
     no spread, and `finer` which prices have more decimals than usual; none if None. `same_time` is how many ticks so far have
-    the time of each, of which 1 is usual; `off_quote` the share of the last trades off the quotes, of which `usual` is.
+    the time of each, of which 1 is usual; `off_quote` the share of the last trades off the quotes, of which `usual` is. Ticks are
+    a second apart unless `ts` says otherwise; those at `opening` are the first of a session.
     """
     n = len(z)
     share = np.full((n, 2), usual, np.float32)
@@ -109,11 +112,14 @@ def judged(
     late = np.zeros(n, np.float32) if lateness is None else lateness
     x = np.clip(np.nan_to_num(z), -CLIP, CLIP).astype(np.float32)
     none = np.zeros(n, np.float32)
-    found = Features(z, x, observed, mean, blank, late == 0.0, late, none, none, none, share, usual_share, off_grid)
+    pause = none.copy()
+    pause[[] if opening is None else opening] = np.nan
+    found = Features(z, x, observed, mean, blank, late == 0.0, late, none, pause, none, share, usual_share, off_grid)
     table = np.zeros(1, MEMORY) if memory is None else memory
     offset = np.arange(first_offset, first_offset + n)
+    ts = offset * 10**9 if ts is None else ts
     return Judge(calibration, THRESHOLD).judge(
-        offset, np.zeros(n, np.int64), found, blank + np.float32(expected), table
+        offset, ts, np.zeros(n, np.int64), found, blank + np.float32(expected), table
     )
 
 
@@ -393,7 +399,7 @@ def test_a_higher_threshold_never_raises_the_number_of_incidents_by_more_than_ad
     opened = []
     for threshold in (2.5, 3.0, 4.0):
         verdicts = Judge(CALIBRATION, threshold).judge(
-            np.arange(len(z)), np.zeros(len(z), np.int64), found, blank, np.zeros(1, MEMORY)
+            np.arange(len(z)), np.arange(len(z)), np.zeros(len(z), np.int64), found, blank, np.zeros(1, MEMORY)
         )
         opened.append(int((verdicts.phase == OPENED).sum()))
     assert opened == sorted(opened, reverse=True)
