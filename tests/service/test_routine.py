@@ -95,6 +95,11 @@ def test_a_stir_of_many_ticks_is_known_from_first_to_last_by_each_of_its_feature
     assert told[3:] == USUAL
 
 
+def test_the_features_of_all_stirs_of_a_day_are_known() -> None:
+    day = [(10.0, MOMENTUM, HIGH), (10.01, SPREAD, HIGH), (10.1, SPREAD, HIGH)]
+    assert scores([*day, (34.05, MOMENTUM, LOW)], apart=MINUTE // 15)[-1] == USUAL
+
+
 def test_the_features_of_all_days_are_known() -> None:
     told = scores([(10, SPREAD, HIGH), (10.5, SIZE, HIGH), (34.25, SPREAD, LOW), (58.25, SIZE, LOW)], apart=MINUTE // 2)
     assert told[2:] == USUAL
@@ -160,6 +165,22 @@ def test_what_comes_daily_stays_on_record_whatever_else_happens_once(again: list
     assert told[len(twice) : -1].min() > STIR
 
 
+def test_what_comes_twice_today_stays_on_record_by_the_window_of_the_day_before() -> None:
+    minutes = [0.0, 4.5, 24 * 60 - 4, 24 * 60 + 5]
+    once = [(36 + 1.3 * k, SIZE, 2 * HIGH) for k in range(ROUTINES + 4)]
+    told = scores(
+        [*((10 + m / 60, SPREAD, LOW) for m in minutes), *once, (58 + 9 / 60, SPREAD, LOW)], apart=MINUTE // 15
+    )
+    assert told[-1] == USUAL
+
+
+def test_a_record_is_as_it_was_last() -> None:
+    told = scores([(24.0 * day + 10 + m / 60, SPREAD, LOW) for day, m in enumerate([0, 4, -2, 8])], apart=MINUTE // 2)
+    assert told[1] == USUAL
+    assert told[2] > STIR
+    assert told[3] == USUAL
+
+
 @pytest.mark.parametrize(("day", "known"), [(7, False), (11, True)])
 def test_what_came_daily_gives_way_once_it_is_forgotten(day: int, known: bool) -> None:
     daily = [(24.0 * day + 1.5 * k, SIZE, 2 * HIGH) for day in (0, 1) for k in range(ROUTINES)]
@@ -181,6 +202,13 @@ def test_what_never_came_again_gives_way_to_anything(hours: float, known: bool) 
     assert bool(told[-1] == USUAL) is known
 
 
+@pytest.mark.parametrize(("feature", "size"), [(SIZE, LOW), (SPREAD, 2 * HIGH)])
+def test_a_new_record_has_nothing_of_the_one_that_gave_way(feature: int, size: float) -> None:
+    full = [(1.5 * k, SIZE, 4 * HIGH) for k in range(ROUTINES)]
+    told = scores([*full, (49, SPREAD, LOW), (73, feature, size)], apart=MINUTE // 2)
+    assert told[-1] > STIR
+
+
 def test_a_clock_that_is_set_back_leaves_no_record_of_days_to_come() -> None:
     z = np.zeros((OLD + 6000, F), np.float32)
     full = OLD + 150 * np.arange(ROUTINES)
@@ -194,13 +222,15 @@ def test_a_clock_that_is_set_back_leaves_no_record_of_days_to_come() -> None:
     assert told[2] == USUAL
 
 
-def test_a_clock_that_is_set_back_to_before_a_record_does_not_know_it() -> None:
+def test_a_clock_that_is_set_back_to_before_a_record_learns_it_anew() -> None:
     z = np.zeros((OLD + 6000, F), np.float32)
-    at = OLD + np.array([600, 3000])
+    at = OLD + np.array([600, 3000, 3000 + 1440])
     z[at, SPREAD] = LOW
     ts = 1000 * DAY + MINUTE * (np.arange(len(z)) - OLD)
     ts[OLD + 1500 :] += (600 - 3000) * MINUTE - 5 * DAY
-    assert judged(z, ts=ts).score[at].min() > STIR
+    told = judged(z, ts=ts).score[at]
+    assert told[:2].min() > STIR
+    assert told[2] == USUAL
 
 
 def test_a_late_tick_is_as_late_as_it_is() -> None:
