@@ -96,7 +96,7 @@ def test_a_stir_of_many_ticks_is_known_from_first_to_last_by_each_of_its_feature
 
 
 def test_the_features_of_all_stirs_of_a_day_are_known() -> None:
-    day = [(10.0, MOMENTUM, HIGH), (10.01, SPREAD, HIGH), (10.1, SPREAD, HIGH)]
+    day = [(10.0, MOMENTUM, HIGH), (10.01, SPREAD, HIGH), (10.088, SPREAD, HIGH)]
     assert scores([*day, (34.05, MOMENTUM, LOW)], apart=MINUTE // 15)[-1] == USUAL
 
 
@@ -202,7 +202,7 @@ def test_what_never_came_again_gives_way_to_anything(hours: float, known: bool) 
     assert bool(told[-1] == USUAL) is known
 
 
-@pytest.mark.parametrize(("feature", "size"), [(SIZE, LOW), (SPREAD, 2 * HIGH)])
+@pytest.mark.parametrize(("feature", "size"), [(SIZE, LOW), (SPREAD, 1.3 * HIGH)])
 def test_a_new_record_has_nothing_of_the_one_that_gave_way(feature: int, size: float) -> None:
     full = [(1.5 * k, SIZE, 4 * HIGH) for k in range(ROUTINES)]
     told = scores([*full, (49, SPREAD, LOW), (73, feature, size)], apart=MINUTE // 2)
