@@ -27,11 +27,7 @@ FIELDS: Final[list[tuple[Any, ...]]] = [
     ("stirred", "i8", (2,)),  # times of its first tick and its last
     ("stirred_by", "u4"),  # bits of the features that surprised most
     ("routine_by", "u4", (ROUTINES, 2)),  # the same of each record, on all its days up to this one
-    (
-        "routine_score",
-        "f4",
-        (ROUTINES, 2),
-    ),  # highest one, and what is left of the days before; 0 where there was no such day
+    ("routine_score", "f4", (ROUTINES, 2)),  # highest one, which falls by halves; 0 for no such day
     ("routines", "i8", (ROUTINES, 2, 2)),  # times of the first tick and the last of that day
 ]
 

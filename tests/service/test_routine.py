@@ -248,7 +248,7 @@ def test_a_late_tick_is_as_late_as_it_is() -> None:
 
 
 def test_there_is_a_bit_for_each_feature() -> None:
-    assert F + C - REPLAY < 31
+    assert F + C - REPLAY <= 32
 
 
 def fixings(days: int, trades: int = 1500) -> Ticks:
