@@ -133,9 +133,10 @@ class Features:
     over ~16; one like the last or the one before that does not count. `share` float32 [N, 2] is the share of ticks that have a
     quote, and that of ticks that are trades, among the last ~16, `usual_share` among the last ~5,000. `off_grid` int8 [N, 2]
     is the first field (its place in GRID) whose value has more decimals than it has in this stream, and how many these are; -1
-    where there is none. Late and repeated ticks have none of these but lateness and repeats,
-    and are not folded into the stream's state. SET_BACK late ones in a row, in their own order, are taken for a clock that was
-    set back, and AHEAD that are late by the newest tick alone for one that was ahead: those after them are in order again.
+    where there is none. Late and repeated ticks have none of these but lateness and repeats, and are not folded into the
+    stream's state. SET_BACK late ones in a row, in their own order, are taken for a clock that was set back, and AHEAD that are
+    late by the newest tick alone for one that was ahead: those after them are in order again. The last of them must be later
+    than the one before it, or they could be copies of one tick.
     The first tick of a stream, and of a session after one of its breaks, has no `pause` and nothing that compares it with the
     tick before, neither gap nor returns; runs begin with it.
     """
@@ -197,7 +198,8 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
         if elapsed < 0.0:
             if m.late == 0 or ts[i] < m.late_ts:
                 m.late = SET_BACK - AHEAD if ts[i] >= m.before else 0
-            m.late += 1
+            if m.late < SET_BACK or ts[i] > m.late_ts:  # copies of one tick set no clock back
+                m.late += 1
             if m.late > SET_BACK:  # the feed's clock was: what it says now is in order again
                 m.ts = m.late_ts
                 elapsed = (ts[i] - m.ts) / 1e3

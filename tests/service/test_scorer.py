@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -97,6 +97,7 @@ def test_a_restored_worker_goes_on_with_the_same_bits(cut: int, cell: str) -> No
     again=st.lists(st.tuples(st.integers(0, len(ONE) - 1), st.integers(0, 60)), max_size=20),
     cell=st.sampled_from(CELLS),
 )
+@example(again=[(400, 1), (400, 1)], cell="gru")  # late by the newest tick alone, which was not ahead
 def test_ticks_that_come_again_change_no_score_of_the_others(again: list[tuple[int, int]], cell: str) -> None:
     """Each of `again` is the place of a tick and how many ticks later it comes a second time."""
     key = [*((i, 0) for i in range(len(ONE))), *((min(i + later, len(ONE) - 1), 1) for i, later in again)]
