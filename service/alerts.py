@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from service.features import FEATURES, SPREAD, F
+from service.features import FEATURES, SPREAD, STATED, F
 from service.grid import GRID
 from service.judge import CHANNELS, FEATURE_OF, LASTING, LATE, MISFIT_OF, PHASES, TREND_OF
 from service.logs import Output
@@ -19,7 +19,7 @@ from service.scorer import Scored
 from service.ticks import NO_SEQ, NUMBERS
 
 CONTRIBUTIONS = (*FEATURES, *CHANNELS[LATE:])
-LACKS = {"unquoted": (0, "have a quote"), "untraded": (1, "are trades")}  # column of the shares, and words
+LACKS = {"untraded": slice(0, 1), "unsized": slice(1, 2), "unquoted": slice(2, None)}  # columns of the shares
 MOST_REASONS = 3
 
 
@@ -193,8 +193,10 @@ def reasons(scored: Scored, i: int) -> list[Reason]:
             text = f"{GRID[field]} {stated:.15g} has more decimals than the {decimals} that are usual"
             result.append(Reason(name, score, stated, round(stated, decimals), text))
         elif name in LACKS:
-            column, what = LACKS[name]
+            columns = LACKS[name]
+            column = columns.start + int(np.nanargmax(found.usual_share[i, columns] - found.share[i, columns]))
             lately, usual = float(found.share[i, column]), float(found.usual_share[i, column])
+            what = f"have a value for {STATED[column - 1]}" if column else "are trades"
             text = f"only {lately:.0%} of the last ticks {what}, expected about {usual:.0%}"
             result.append(Reason(name, score, lately, usual, text))
         else:

@@ -19,7 +19,7 @@ from service.grid import GRID, finer
 from service.passages import PASSAGES, follow
 from service.ticks import NUMBERS, Ticks
 
-FEATURE_SET = "tick-21-l"  # changes whenever a feature or the memory below changes meaning
+FEATURE_SET = "tick-21-m"  # changes whenever a feature or the memory below changes meaning
 FEATURES = (
     "return",  # asinh of the price change over its EW volatility
     "mid_return",  # the same for the middle of the quote
@@ -50,6 +50,7 @@ DEPTH, BOOK_RUN, TIME_RUN, MID_MOVES, OFF_QUOTE = range(16, F)
 
 SET_BACK = 32  # late ticks in a row, in their own order, after which the feed's clock counts as set back
 AHEAD = 1  # the same where only the newest tick is later than they are: it was ahead
+STATED = NUMBERS[1:]  # fields that a tick may lack
 SAME_TIME = 8  # ticks of one time that a repetition can be told from; where more share a time, sequence numbers tell
 CLIP = 5.0  # standard deviations that the autoencoder may see
 MEMORY = np.dtype(
@@ -92,8 +93,8 @@ MEMORY = np.dtype(
         ("off_quote", "f4"),
         ("repeats", "f4"),  # EW share of ticks that repeat one of the same time
         ("replay", "f4"),  # more where a passage comes again, less and less after it
-        ("share", "f4", (2,)),  # of ticks that have a quote, and of those that are trades: EW mean
-        ("usual_share", "f4", (2,)),  # the same, slow
+        ("share", "f4", (1 + len(STATED),)),  # of ticks that are trades, and of those that have each field: EW mean
+        ("usual_share", "f4", (1 + len(STATED),)),  # the same, slow
         ("finer", "f4", (len(GRID),)),  # EW share of values with more decimals than their field has
         ("digits", "i1", (len(GRID),)),  # how many it has and 1 more, 0 before the first value
         ("marks", "u4", (2,)),  # fingerprints of the last two ticks that differ
@@ -127,16 +128,17 @@ class Features:
     what the autoencoder sees of it: clipped, and 0 where a feature is missing. `observed`, `mean` and `std` float32 [N, F] are
     the feature itself and what it was standardised by. `folded` bool [N] are the ticks that move their stream's state, neither
     late nor repeated. `lateness` float32 [N] is log microseconds behind the stream's newest tick, 0 for a tick in order.
-    `repeats` float32 [N] is, for a tick that came before with the same time, -log of the EW share (over ~16 ticks) of those
-    that did not, else 0: it grows by as much with each one in a row. `pause` float32 [N] is the time since the last tick in the
+    `repeats` float32 [N] is, for a tick that came before with the same time, -log of the EW share (over ~16 ticks) of those that
+    did not, else 0: it grows by as much with each one in a row. `pause` float32 [N] is the time since the last tick in the
     stream's usual gaps, of which none is 0. `replay` float32 [N] grows by 1 where the last eight ticks came before, and fades
-    over ~16; one like the last or the one before that does not count. `share` float32 [N, 2] is the share of ticks that have a
-    quote, and that of ticks that are trades, among the last ~16, `usual_share` among the last ~5,000. `off_grid` int8 [N, 2]
-    is the first field (its place in GRID) whose value has more decimals than it has in this stream, and how many these are; -1
-    where there is none. Late and repeated ticks have none of these but lateness and repeats, and are not folded into the
-    stream's state. SET_BACK late ones in a row, in their own order, are taken for a clock that was set back, and AHEAD that are
-    late by the newest tick alone for one that was ahead: those after them are in order again. The last of them must be later
-    than the one before it, or they could be copies of one tick.
+    over ~16; one like the last or the one before that does not count. `share` float32 [N, 6] is, where a tick is no trade, the
+    share of trades among the last ~16, and where it lacks a field of STATED that of ticks that have it, else NaN; `usual_share`
+    is of the last ~5,000, whatever the tick has. `off_grid` int8 [N, 2] is the first field (its place in GRID) whose value has
+    more decimals than it has in this stream, and how many these are; -1 where there is none. Late and repeated ticks have none
+    of these but lateness and repeats, and are not folded into the stream's state. SET_BACK late ones in a row, in their own
+    order, are taken for a clock that was set back, and AHEAD that are late by the newest tick alone for one that was ahead:
+    those after them are in order again. The last of them must be later than the one before it, or they could be copies of one
+    tick.
     The first tick of a stream, and of a session after one of its breaks, has no `pause` and nothing that compares it with the
     tick before, neither gap nor returns; runs begin with it.
     """
@@ -254,10 +256,11 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
         sized = not (math.isnan(bid_size[i]) or math.isnan(ask_size[i]))
         traded = size[i] > 0.0
         young = 1.0 / (m.seen + 1.0)  # averages start as plain means
-        for j, has in enumerate((quoted, traded)):
+        for j, value in enumerate((size[i] if traded else math.nan, size[i], bid[i], ask[i], bid_size[i], ask_size[i])):
+            has = not math.isnan(value)
             m.share[j] += max(young, 1 / 16) * (has - m.share[j])
             m.usual_share[j] += max(young, 1 / 5000) * (has - m.usual_share[j])
-        share[i] = m.share
+            share[i, j] = math.nan if has else m.share[j]
         usual_share[i] = m.usual_share
         for j, stated in enumerate((price[i], size[i], bid[i], ask[i])):
             decimals = m.digits[j] - 1
@@ -379,7 +382,7 @@ def features(ticks: Ticks, rows: NDArray[np.int64], memory: NDArray[np.void], pr
     z, x, observed, mean, std = (np.empty(shape, np.float32) for _ in range(5))
     folded = np.empty(len(ticks), np.bool_)
     lateness, repeats, pause, replay = (np.empty(len(ticks), np.float32) for _ in range(4))
-    share, usual_share = np.empty((2, len(ticks), 2), np.float32)
+    share, usual_share = np.empty((2, len(ticks), 1 + len(STATED)), np.float32)
     off_grid = np.empty((len(ticks), 2), np.int8)
     prints = np.array([np.ascontiguousarray(getattr(ticks, name)).view(np.uint64) for name in NUMBERS])
     _kernel(

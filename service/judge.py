@@ -3,8 +3,8 @@
 Most features have a channel for their size (something sudden; of the gap, its length in usual gaps; of the run of one time,
 its length over the usual one; of trades off the quotes, how far their share exceeds the usual one). Those of one tick alone have
 two more: the feature's EW mean (its trend), and the EW mean of how far the autoencoder's reconstruction misses it (its misfit),
-but for those that told no faults from a market's own ways. Lateness, repetition, replay, lack of quotes or of trades in a
-stream that usually has them, locked quotes, and values with more decimals than usual are seven more. Every channel has a tail
+but for those that told no faults from a market's own ways. Lateness, repetition, replay, lack of trades, sizes or quotes in
+a stream that usually has them, locked quotes, and values with more decimals than usual are eight more. Every channel has a tail
 model: a threshold u that tracks the channel's 98 % quantile and a mean excess over it, the peaks-over-threshold method with a
 generalised Pareto tail (Siffer et al. 2017, "Anomaly Detection in Streams with Extreme Value Theory"). Shapes come from
 training; u, the mean excess and the share of values above u start there and go on adapting to each stream. The most surprising
@@ -57,10 +57,11 @@ MISFITS = (RETURN, MID_RETURN, SPIKE, SIZE, SIZE_RUN, SPREAD, DEVIATION, PRICE_R
 MISFIT = F + len(TRENDS)  # first channel of the misfits; those of the trends follow the sizes
 LATE = MISFIT + len(MISFITS)  # first channel that is of no feature
 REPEATS = LATE + 1
-REPLAY = REPEATS + 1
-UNQUOTED = REPLAY + 1
-UNTRADED = UNQUOTED + 1
-LOCKED = UNTRADED + 1
+UNTRADED = REPEATS + 1
+REPLAY = UNTRADED + 1  # first one that counts as a feature
+UNSIZED = REPLAY + 1
+UNQUOTED = UNSIZED + 1
+LOCKED = UNQUOTED + 1
 OFF_GRID = LOCKED + 1
 C = OFF_GRID + 1
 CHANNELS = (
@@ -69,9 +70,10 @@ CHANNELS = (
     *(f"{FEATURES[j]}_misfit" for j in MISFITS),
     "lateness",
     "repeats",
-    "replay",
-    "unquoted",
     "untraded",
+    "replay",
+    "unsized",
+    "unquoted",
     "locked",
     "off_grid",
 )
@@ -102,7 +104,7 @@ LEAST_MISFIT = 1.0  # the same for misfits: what the network finds hard elsewher
 MOST_BEYOND = 6.0  # mean excesses that one value may teach
 WARM_UP = 256  # ticks over which a new stream's score grows to full strength
 SUPPORT = 0.2  # of its surprise is what the second and the third feature add to that of the first
-LEAST_LACK = 0.2  # share of ticks that may always lack a quote or a trade: the first one that does so is no fault
+LEAST_LACK = 0.2  # share of ticks that may always lack a field, or be no trade: the first one that does so is no fault
 ALONE = 1.3  # how much a late or repeated tick's surprise counts: it has no features that could support it
 QUIET = 64  # ticks without a crossing that close an incident, or end a stir
 STIR = 3.0  # score that begins a stir: about where the threshold of a budget of 20 lies
@@ -188,10 +190,11 @@ def _surprise(value, level, excess, shape, share, tail):  # type: ignore[no-unty
 def _evidence(tails, best):  # type: ignore[no-untyped-def]
     """The most surprising feature, or channel from REPLAY on, with a part of the next two: what is real shows in more than one.
 
-    `best` float32 [F + C - REPLAY] receives the largest surprise of each feature's channels, and those from REPLAY on.
+    `best` float32 [F + C - REPLAY] receives the largest surprise of each feature's channels, of both lacks, and of the others.
     """
     best[:F] = tails[:F]
     best[F:] = tails[REPLAY:]
+    best[F + UNSIZED - REPLAY] = max(tails[UNSIZED], tails[UNTRADED])  # a tick without a size is no trade either
     for c in range(F, LATE):
         best[FEATURE_OF[c]] = max(best[FEATURE_OF[c]], tails[c])
     first, second, third = 0.0, 0.0, 0.0
@@ -210,9 +213,9 @@ def _sided(value, side):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True, inline="always")
 def _lack(share, usual):  # type: ignore[no-untyped-def]
-    """How far a share lies below the usual one, in standard deviations of an EW mean of such independent ticks."""
+    """How far a share lies below the usual one, in standard deviations of an EW mean of such independent ticks; 0 for NaN."""
     variance = max(usual * (1.0 - usual), LEAST_LACK * (1.0 - LEAST_LACK))
-    return max(usual - share, 0.0) / math.sqrt(variance * SPEED / (2.0 - SPEED))
+    return 0.0 if math.isnan(share) else max(usual - share, 0.0) / math.sqrt(variance * SPEED / (2.0 - SPEED))
 
 
 @numba.njit(cache=True, inline="always")
@@ -271,8 +274,11 @@ def _kernel(  # type: ignore[no-untyped-def]  # noqa: C901, PLR0915  (one recurs
                     value[MISFIT_OF[j]] = _sided(m.misfit[k], SIDE[MISFIT_OF[j]])
             value[GAP] = pause[i]
             value[REPLAY] = replay[i]
-            value[UNQUOTED] = _lack(share[i, 0], usual_share[i, 0])
-            value[UNTRADED] = _lack(share[i, 1], usual_share[i, 1])
+            value[UNTRADED] = _lack(share[i, 0], usual_share[i, 0])
+            value[UNSIZED] = _lack(share[i, 1], usual_share[i, 1])
+            value[UNQUOTED] = 0.0
+            for j in range(2, share.shape[1]):
+                value[UNQUOTED] = max(value[UNQUOTED], _lack(share[i, j], usual_share[i, j]))
             if not math.isnan(observed[i, TIME_RUN]):
                 value[TIME_RUN] = max(observed[i, TIME_RUN] - mean[i, TIME_RUN], 0.0)
             if not math.isnan(observed[i, OFF_QUOTE]):

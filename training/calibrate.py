@@ -33,6 +33,7 @@ from service.judge import (
     STIR,
     TAIL,
     UNQUOTED,
+    UNSIZED,
     UNTRADED,
     C,
     Calibration,
@@ -190,9 +191,10 @@ GIVEN = {
     OFF_QUOTE: _Tail(0.7, 0.7, MOST_SHAPE),  # in deviations of such a share, as the lacks are
     LATE: _Tail(0.7, 0.7, 0.0),  # e^0.7 us, so that a millisecond is already unusual
     REPEATS: _Tail(0.12, 0.18, MOST_SHAPE),
-    REPLAY: _Tail(0.12, 0.12, 0.0),  # a passage that comes again makes 1
-    UNQUOTED: _Tail(0.7, 0.7, 0.0),
     UNTRADED: _Tail(0.7, 0.7, 0.0),
+    REPLAY: _Tail(0.12, 0.12, 0.0),  # a passage that comes again makes 1
+    UNSIZED: _Tail(0.7, 0.7, 0.0),
+    UNQUOTED: _Tail(0.7, 0.7, 0.0),
     LOCKED: _Tail(0.16, 0.16, 0.0),
     OFF_GRID: _Tail(0.16, 0.16, 0.0),
 }

@@ -171,11 +171,13 @@ GONE = np.where(np.arange(len(CALM)) < AT, 1.0, np.nan)
 @pytest.mark.parametrize(
     ("ticks", "words"),
     [
-        (replace(CALM, bid=CALM.bid * GONE, ask=CALM.ask * GONE), "have a quote, expected about "),
-        (replace(CALM, size=100 * GONE), "are trades, expected about "),
+        (replace(CALM, bid=CALM.bid * GONE, ask=CALM.ask * GONE), "have a value for bid, expected about 100%"),
+        (replace(CALM, ask=CALM.ask * GONE), "have a value for ask, expected about 100%"),
+        (replace(CALM, size=100 * GONE), "are trades, expected about 100%"),
+        (replace(CALM, size=100 * GONE), "have a value for size, expected about 100%"),
     ],
 )
-def test_quotes_or_trades_that_stay_away_are_told_as_such(ticks: Ticks, words: str) -> None:
+def test_trades_or_a_field_that_stay_away_are_told_as_such(ticks: Ticks, words: str) -> None:
     scorer = Scorer(MODEL, 20)
     found = alerts(scorer.score(ticks), "ticks", MODEL.id, scorer.threshold)
     assert AT <= found[0].offset < AT + 16

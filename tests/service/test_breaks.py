@@ -25,6 +25,7 @@ from service.features import (
     RETURN,
     SIZE_RUN,
     SPREAD,
+    STATED,
     Features,
     features,
 )
@@ -142,11 +143,12 @@ def test_what_a_session_showed_last_is_forgotten_and_what_is_usual_is_not() -> N
     size = np.where(np.arange(len(ticks)) < opening - 20, 100.0 + np.arange(len(ticks)), 700.0)
     middle = (ticks.bid + ticks.ask) / 2
     price = middle + np.where(np.arange(len(ticks)) % 2, 0.20, 0.21)  # far off the middle, as ever, and to and fro
-    bid = np.where((np.arange(len(ticks)) >= opening - 16) & (np.arange(len(ticks)) < opening), np.nan, ticks.bid)
+    bid = np.where(np.isin(np.arange(len(ticks)) - opening, [*range(-16, 0), 1]), np.nan, ticks.bid)
     new = found(replace(ticks, price=price, size=size, bid=bid))
     assert np.abs(new.z[opening, [DRIFT, OFF_QUOTE]]).max() < 0.5
     assert abs(new.z[opening + 1, ALTERNATION]) < 0.5
-    np.testing.assert_allclose(new.share[opening], new.usual_share[opening], atol=0.03)
+    bids = 1 + STATED.index("bid")
+    assert new.share[opening + 1, bids] == pytest.approx(15 / 16 * new.usual_share[opening, bids], abs=0.03)
     assert new.observed[opening - 1, SIZE_RUN] > 2
     assert new.observed[opening, SIZE_RUN] == 0
 

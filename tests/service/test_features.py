@@ -23,6 +23,7 @@ from service.features import (
     QUOTE_RUN,
     SET_BACK,
     SPREAD,
+    STATED,
     TIME_RUN,
     F,
     Features,
@@ -215,14 +216,21 @@ def test_a_quote_that_swings_between_two_prices_is_no_replay() -> None:
     assert run(replace(swings, ts=ONE.ts[0] + 10**9 * np.arange(2000))).replay.max() == 0
 
 
-def test_the_shares_of_quotes_and_of_trades_follow_the_last_ticks_and_the_usual_ones_thousands() -> None:
+@pytest.mark.parametrize("field", STATED)
+def test_the_shares_of_trades_and_of_each_field_follow_the_last_ticks_and_the_usual_ones_thousands(field: str) -> None:
     at, gone = 2000, 40
-    bid, size = ONE.bid.copy(), np.where(np.arange(len(ONE)) % 4 == 0, 100.0, 0.0)
-    bid[at : at + gone] = np.nan
-    found = run(replace(ONE, bid=bid, size=size))
-    assert found.usual_share[at - 1] == pytest.approx([1.0, 0.25], rel=1e-3)
-    assert found.share[at + gone - 1] == pytest.approx([(15 / 16) ** gone, 0.25], abs=0.05)
-    assert found.usual_share[at + gone - 1, 0] == pytest.approx(at / (at + gone), rel=1e-3)
+    full = replace(ONE, size=np.where(np.arange(len(ONE)) % 4 == 0, 100.0, 0.0), bid_size=ONE.price, ask_size=ONE.price)
+    there = np.where((np.arange(len(ONE)) < at) | (np.arange(len(ONE)) >= at + gone), 1.0, np.nan)
+    found = run(replace(full, **{field: getattr(full, field) * there}))
+    assert found.usual_share[at - 1] == pytest.approx([0.25, 1.0, 1.0, 1.0, 1.0, 1.0], rel=1e-3)
+    column = 1 + STATED.index(field)
+    left = (15 / 16) ** gone
+    lately = np.r_[
+        left / 4 if field == "size" else 0.25, np.full(len(STATED), np.nan)
+    ]  # the last one is no trade either
+    lately[column] = left
+    np.testing.assert_allclose(found.share[at + gone - 1], lately, atol=0.05)
+    assert found.usual_share[at + gone - 1, column] == pytest.approx(at / (at + gone), rel=1e-3)
     late = ONE.ts.copy()
     late[at] = 0
     assert np.isnan(run(replace(ONE, ts=late)).share[at]).all()

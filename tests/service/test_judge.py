@@ -26,6 +26,7 @@ from service.features import (
     SIZE,
     SIZE_RUN,
     SPREAD,
+    STATED,
     TIME_RUN,
     F,
     Features,
@@ -49,6 +50,8 @@ from service.judge import (
     STIR,
     TREND_OF,
     UNQUOTED,
+    UNSIZED,
+    UNTRADED,
     UPDATED,
     WARM_UP,
     C,
@@ -78,7 +81,7 @@ def judged(
     lateness: NDArray[np.float32] | None = None,
     first_offset: int = 0,
     expected: float = 0.0,
-    quoted: NDArray[np.bool_] | None = None,
+    has: NDArray[np.bool_] | None = None,
     usual: float = 1.0,
     locked: NDArray[np.bool_] | None = None,
     finer: NDArray[np.bool_] | None = None,
@@ -91,31 +94,30 @@ def judged(
 ) -> Verdicts:
     """Verdicts on features `z` of one stream; the autoencoder expects the same of each at every tick.
 
-    `quoted` tells which ticks have a quote, all if None; `usual` is the share that usually does. `locked` tells which quotes have
-    no spread, and `finer` which prices have more decimals than usual; none if None. `same_time` is how many ticks so far have
-    the time of each, of which 1 is usual; `off_quote` the share of the last trades off the quotes, of which `usual` is. Ticks are
-    a second apart unless `ts` says otherwise; those at `opening` are the first of a session.
+    `has` tells which ticks are trades and, in further rows, which have each field; all if None; `usual` is the share that usually
+    does. `locked` tells which quotes have no spread, and `finer` which prices have more decimals than usual; none if None.
+    `same_time` is how many ticks so far have the time of each, of which 1 is usual; `off_quote` the share of the last trades off
+    the quotes, of which `usual` is. Ticks are a second apart unless `ts` says otherwise; `opening` are the first of a session.
     """
     n = len(z)
-    share = np.full((n, 2), usual, np.float32)
-    usual_share = share.copy()
-    if quoted is not None:
-        share[:, 0] = lfilter([1 / 16], [1, -15 / 16], quoted, zi=[15 / 16 * usual])[0]
+    share = np.full((n, 1 + len(STATED)), usual, np.float32)
+    for j, there in enumerate([] if has is None else has):
+        share[:, j] = np.where(there, np.nan, lfilter([1 / 16], [1, -15 / 16], there, zi=[15 / 16 * usual])[0])
     blank, observed, mean = np.zeros((n, F), np.float32), np.ones((n, F), np.float32), np.zeros((n, F), np.float32)
-    if locked is not None:
-        observed[locked, SPREAD] = 0.0
+    observed[[] if locked is None else locked, SPREAD] = 0.0
     observed[:, TIME_RUN] = 0.0 if same_time is None else np.log(same_time)
     observed[:, OFF_QUOTE] = usual if off_quote is None else off_quote
     mean[:, OFF_QUOTE] = usual
     off_grid = np.full((n, 2), -1, np.int8)
-    if finer is not None:
-        off_grid[finer] = 0, 2
+    off_grid[[] if finer is None else finer] = 0, 2
     late = np.zeros(n, np.float32) if lateness is None else lateness
     x = np.clip(np.nan_to_num(z), -CLIP, CLIP).astype(np.float32)
     none = np.zeros(n, np.float32)
     pause = none.copy()
     pause[[] if opening is None else opening] = np.nan
-    found = Features(z, x, observed, mean, blank, late == 0.0, late, none, pause, none, share, usual_share, off_grid)
+    found = Features(
+        z, x, observed, mean, blank, late == 0.0, late, none, pause, none, share, np.full_like(share, usual), off_grid
+    )
     table = np.zeros(1, MEMORY) if memory is None else memory
     offset = np.arange(first_offset, first_offset + n)
     ts = offset * 10**9 if ts is None else ts
@@ -155,10 +157,9 @@ def test_a_fault_of_thousands_of_ticks_is_one_incident_with_a_handful_of_alerts(
     z = noise(9000)
     z[5000:8000, 3] += 30.0
     verdicts = judged(z)
-    during = slice(5000, 8000)
     assert verdicts.phase[5000] == OPENED
-    assert (verdicts.phase[during] == OPENED).sum() == 1
-    assert 1 < verdicts.alert[during].sum() < 20
+    assert (verdicts.phase[5000:8000] == OPENED).sum() == 1
+    assert 1 < verdicts.alert[5000:8000].sum() < 20
     assert set(verdicts.incident[5000:5200].tolist()) == {5000}
 
 
@@ -216,24 +217,27 @@ def test_a_tick_that_lacks_a_feature_says_nothing_new_of_it() -> None:
     assert left[-1] == pytest.approx(left[8199] * math.exp((8199 - len(z) + 1) / 4096), rel=0.01)
 
 
-def test_quotes_that_stay_away_are_a_fault_within_ticks_and_a_single_one_is_none() -> None:
-    z, quoted = noise(9000), np.ones(9000, np.bool_)
-    quoted[8500] = False
-    assert not judged(z, quoted=quoted).alert[8500:8600].any()
-    quoted[8500:8540] = False
-    assert judged(z, quoted=quoted).alert[8500:8508].any()
+@pytest.mark.parametrize("column", range(1 + len(STATED)))
+def test_trades_or_a_field_that_stay_away_are_a_fault_within_ticks_and_a_single_one_is_none(column: int) -> None:
+    z, has = noise(9000), np.ones((1 + len(STATED), 9000), np.bool_)
+    has[column, 8500] = False
+    assert not judged(z, has=has).alert[8500:8600].any()
+    has[column, 8500:8540] = False
+    found = judged(z, has=has)
+    assert found.alert[8500:8508].any()
+    has[: 2 if column < 2 else 0] = has[column]  # a tick without a size is no trade either
+    assert np.array_equal(judged(z, has=has).score, found.score)
 
 
 @pytest.mark.parametrize("usual", [0.0, 0.1, 0.5, 0.9, 0.99])
-def test_a_feed_that_quotes_on_some_ticks_lacks_no_quotes(usual: float) -> None:
-    quoted = np.random.default_rng(1).random(20_000) < usual
-    tails = judged(noise(20_000), quoted=quoted, usual=usual).tails[:, UNQUOTED]
-    assert (tails >= 3).mean() < 0.003
+def test_a_feed_that_has_a_field_on_some_ticks_does_not_lack_it(usual: float) -> None:
+    has = np.random.default_rng(1).random((1 + len(STATED), 20_000)) < usual
+    tails = judged(noise(20_000), has=has, usual=usual).tails[:, [UNTRADED, UNSIZED, UNQUOTED]]
+    assert (tails >= 3).mean(axis=0).max() < 0.003
 
 
 def test_a_bid_that_equals_the_ask_is_strange_only_where_it_seldom_does() -> None:
-    locked = np.zeros(9000, np.bool_)
-    locked[8500:8520] = True
+    locked = np.isin(np.arange(9000), np.arange(8500, 8520))
     often = locked | (np.random.default_rng(1).random(9000) < 0.1)
     seldom, usual = (judged(noise(9000), locked=which).tails[8500:8520, LOCKED] for which in (locked, often))
     assert seldom.min() > 5.0
@@ -241,8 +245,7 @@ def test_a_bid_that_equals_the_ask_is_strange_only_where_it_seldom_does() -> Non
 
 
 def test_a_price_with_more_decimals_is_strange_only_where_prices_seldom_have_them() -> None:
-    finer = np.zeros(9000, np.bool_)
-    finer[8500] = True
+    finer = np.arange(9000) == 8500
     often = finer | (np.random.default_rng(1).random(9000) < 0.1)
     seldom, usual = (judged(noise(9000), finer=which).tails[8500, OFF_GRID] for which in (finer, often))
     assert seldom > 5.0
