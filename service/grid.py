@@ -13,7 +13,7 @@ import numpy as np
 
 GRID = ("price", "size", "bid", "ask")  # fields whose values lie on a grid of so many decimals
 MOST_DECIMALS = 9  # of such a field: in one with more, nothing is off the grid
-FINER = 0.1  # EW share (over 256) of values with more decimals from which on they are the field's own
+FINER = 0.1  # EW share (over 4,096) of values with more decimals from which on they are the field's own
 POWERS = 10.0 ** np.arange(MOST_DECIMALS + 1)
 
 
@@ -44,7 +44,7 @@ def finer(m, j, value, young):  # type: ignore[no-untyped-def]
     if m.digits[j] > 1 + MOST_DECIMALS:
         return False
     more = not _on_grid(value, m.digits[j] - 1)
-    m.finer[j] += max(young, 1 / 256) * (more - m.finer[j])
+    m.finer[j] += max(young, 1 / 4096) * (more - m.finer[j])
     if m.finer[j] > FINER:
         m.digits[j] = 1 + _decimals(value)
         m.finer[j] = 0.0

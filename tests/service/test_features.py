@@ -351,15 +351,13 @@ def test_a_value_with_more_decimals_than_its_field_has_is_off_the_grid(field: st
     assert 1500 not in off_grid(with_numbers(CENTS, 1500, price=other_rounding))
 
 
-def test_a_feed_that_changes_its_grid_or_has_none_is_taken_as_it_is() -> None:
+@pytest.mark.parametrize(("until", "left"), [(len(ONE), 0), (1600, 1)])
+def test_a_feed_that_changes_its_grid_for_good_or_has_none_is_taken_as_it_is(until: int, left: int) -> None:
     rows = np.arange(len(ONE))
-    tenths_of_a_cent = replace(
-        CENTS, price=np.where(rows < 1500, CENTS.price, np.round(CENTS.price + rows % 10 / 1000, 3))
-    )
-    found = [i for i in off_grid(tenths_of_a_cent) if i >= 100]
-    assert len(found) > 10
-    assert found[0] >= 1500
-    assert found[-1] < 1600
+    price = np.where((rows < 1500) | (rows >= until), CENTS.price, np.round(CENTS.price + rows % 10 / 1000, 3))
+    found = [i for i in off_grid(with_numbers(replace(CENTS, price=price), 2500, price=100.125)) if i >= 100]
+    assert found[0] == 1500 + (rows[1500] % 10 == 0)
+    assert sum(i >= 1800 for i in found) == left
     of_single_precision = (CENTS.price + 1 / 3).astype(np.float32).astype(np.float64)
     assert not [i for i in off_grid(replace(CENTS, price=of_single_precision)) if i >= 100]
 
