@@ -225,9 +225,8 @@ def test_the_shares_of_trades_and_of_each_field_follow_the_last_ticks_and_the_us
     assert found.usual_share[at - 1] == pytest.approx([0.25, 1.0, 1.0, 1.0, 1.0, 1.0], rel=1e-3)
     column = 1 + STATED.index(field)
     left = (15 / 16) ** gone
-    lately = np.r_[
-        left / 4 if field == "size" else 0.25, np.full(len(STATED), np.nan)
-    ]  # the last one is no trade either
+    lately = np.full(1 + len(STATED), np.nan)
+    lately[0] = left / 4 if field == "size" else 0.25  # the last one is no trade either
     lately[column] = left
     np.testing.assert_allclose(found.share[at + gone - 1], lately, atol=0.05)
     assert found.usual_share[at + gone - 1, column] == pytest.approx(at / (at + gone), rel=1e-3)
@@ -351,13 +350,18 @@ def test_a_value_with_more_decimals_than_its_field_has_is_off_the_grid(field: st
     assert 1500 not in off_grid(with_numbers(CENTS, 1500, price=other_rounding))
 
 
-@pytest.mark.parametrize(("until", "left"), [(len(ONE), 0), (1600, 1)])
-def test_a_feed_that_changes_its_grid_for_good_or_has_none_is_taken_as_it_is(until: int, left: int) -> None:
+@pytest.mark.parametrize(("until", "left"), [(len(ONE), []), (1600, [2500])])
+def test_a_finer_grid_is_taken_as_it_is_where_it_lasts_and_a_block_of_finer_values_is_not(
+    until: int, left: list[int]
+) -> None:
     rows = np.arange(len(ONE))
     price = np.where((rows < 1500) | (rows >= until), CENTS.price, np.round(CENTS.price + rows % 10 / 1000, 3))
     found = [i for i in off_grid(with_numbers(replace(CENTS, price=price), 2500, price=100.125)) if i >= 100]
-    assert found[0] == 1500 + (rows[1500] % 10 == 0)
-    assert sum(i >= 1800 for i in found) == left
+    assert found[0] == 1501  # the first whose thousandths are not 0
+    assert [i for i in found if i >= 1800] == left
+
+
+def test_a_feed_without_a_grid_has_nothing_off_it() -> None:
     of_single_precision = (CENTS.price + 1 / 3).astype(np.float32).astype(np.float64)
     assert not [i for i in off_grid(replace(CENTS, price=of_single_precision)) if i >= 100]
 
